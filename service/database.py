@@ -1,0 +1,173 @@
+"""Connections to SQLite and Postgres: how they are opened, and what a reading and a writing transaction are.
+
+It knows drivers and pragmas; it knows no table. Queries stand in the file of the noun they ask about.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+
+from dljobs.errors import StorageFull, Unreachable, UsageError
+
+from .settings import Settings, mask
+
+BUSY_TIMEOUT_S = 30
+NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs"}
+
+
+class Database:
+    """One database, opened lazily; safe to share between threads, closed with `close`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.shown_url = mask(url)
+        self.engine = _create_engine(url)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self._writer = self.engine.execution_options(dljobs_write=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one moment and changes nothing."""
+        with self._translated(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that commits at the end of the block, or not at all.
+
+        On SQLite it takes the write lock at once: a transaction that reads first and writes later would fail with
+        "database is locked" whatever the busy timeout, because its snapshot may be stale by then.
+        """
+        with self._translated(), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all pooled connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (OperationalError, InterfaceError) as error:
+            raise _explain(error, self.shown_url) from error
+
+
+def open_database(settings: Settings, *, create: bool = False) -> Database:
+    """The database of these settings.
+
+    Args:
+        create: make the embedded database's file if there is none.
+
+    Raises:
+        Unreachable: there is no file yet, or it lies on a network file system.
+        UsageError: the URL is none, or its driver is not installed.
+    """
+    path = _sqlite_path(settings.sqlalchemy_url)
+    if path is not None:
+        file_system = _file_system_of(path)
+        if file_system in NETWORK_FILE_SYSTEMS:
+            raise Unreachable(
+                f"{path} is on a network file system ({file_system}), where SQLite's locks cannot be trusted",
+                hint="set DLJOBS_HOME to a local disk, or DLJOBS_DATABASE_URL to a Postgres database",
+            )
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # before SQLite would create it world-readable
+        elif not path.exists():
+            hint = "start the service with `dljobs up`" if settings.embedded_database else "run `dljobs db upgrade`"
+            raise Unreachable(f"there is no database at {path} yet", hint)
+    return Database(settings.sqlalchemy_url)
+
+
+def _create_engine(url: str) -> Engine:
+    try:
+        if url.startswith("sqlite"):
+            engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        else:
+            # Keepalives: without them a half-open connection blocks a worker for two hours.
+            keepalive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+            engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5, **keepalive})
+    except NoSuchModuleError:
+        raise UsageError(
+            f"{mask(url)} is no database dljobs can use", "give a postgresql:// or sqlite:/// URL"
+        ) from None
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the driver {error.name} is not installed", "pip install 'dljobs[postgres]'") from None
+    except Exception as error:
+        raise UsageError(f"{mask(url)!r} is no database URL: {error}") from None
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, see `write`
+    cursor = connection.cursor()
+    for pragma in (
+        # It only takes effect while the file is empty. Artifact chunks are written faster into larger pages, small
+        # rows slower: 16 KiB keeps most of both.
+        "page_size=16384",
+        "journal_mode=WAL",
+        "synchronous=FULL",  # an id that `submit` has printed survives a power cut
+        "foreign_keys=ON",
+        # SQLite before 3.51.3 may corrupt a WAL that two connections checkpoint at once: one worker does it (sweep.py).
+        "wal_autocheckpoint=0",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writing = connection.get_execution_options().get("dljobs_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def lock_for_scheduling(connection: Connection) -> bool:
+    """Take the scheduler's lock until the end of this transaction; False if another holds it.
+
+    On SQLite the write lock that the transaction already has is the same thing.
+    """
+    if connection.dialect.name == "sqlite":
+        return True
+    return bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(7160201)")).scalar_one())
+
+
+def _explain(error: DBAPIError, shown_url: str) -> Exception:
+    words = str(error.orig)
+    if "disk is full" in words or "No space left" in words:
+        return StorageFull(f"the database {shown_url} has no room left", "free some disk space and try again")
+    first_line = words.strip().splitlines()[0] if words.strip() else type(error.orig).__name__
+    if "no such table" in words or "UndefinedTable" in type(error.orig).__name__:
+        return Unreachable(f"the database {shown_url} has no dljobs tables", "run `dljobs db upgrade`")
+    return Unreachable(f"the database {shown_url} does not answer: {first_line}", "see `dljobs doctor`")
+
+
+def _sqlite_path(url: str) -> Path | None:
+    if not url.startswith("sqlite"):
+        return None
+    name = make_url(url).database
+    if not name or name == ":memory:":
+        raise UsageError("an in-memory SQLite database cannot be shared", "give a file: sqlite:////path/to/dljobs.db")
+    return Path(name)
+
+
+def _file_system_of(path: Path) -> str:
+    """The file system's type by the longest mount point that holds `path`; "" where /proc/mounts does not exist."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return ""
+    target, best, kind = str(path.absolute()), "", ""
+    for line in mounts.read_text().splitlines():
+        _device, mount_point, file_system, *_ = line.split()
+        inside = target == mount_point or target.startswith(mount_point.rstrip("/") + "/")
+        if inside and len(mount_point) >= len(best):
+            best, kind = mount_point, file_system
+    return kind

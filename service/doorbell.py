@@ -1,0 +1,109 @@
+"""Doorbells: Celery messages that say "look at the database", and the Celery settings both ends share.
+
+A message carries ids and a token, never a spec. Losing one costs a sweep's interval, a repeated or forged one nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from dljobs.errors import DljobsError
+
+from .runs import RunKey
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+SCHEDULE_QUEUE = "dljobs.schedule"
+SCHEDULE_TASK = "dljobs.schedule"
+EXECUTE_TASK = "dljobs.execute"
+ATTEND_TASK = "dljobs.attend"
+
+# What Celery on Redis does with other values is told in ARCHITECTURE.md, "What Celery is allowed to do".
+CELERY_SETTINGS: dict[str, Any] = {
+    "accept_content": ["json"],
+    "task_serializer": "json",
+    "task_acks_late": False,
+    "task_reject_on_worker_lost": False,
+    "task_ignore_result": True,
+    "task_store_errors_even_if_ignored": False,
+    "result_backend": None,
+    "worker_prefetch_multiplier": 1,
+    "worker_disable_prefetch": True,
+    "worker_send_task_events": False,
+    "worker_enable_remote_control": False,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_connection_timeout": 5,
+    "broker_transport_options": {
+        "global_keyprefix": "dljobs:",
+        # A half-open connection never recovers without these.
+        "socket_timeout": 10,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    },
+}
+
+logger = logging.getLogger(__name__)
+
+
+def broker_url(settings: Settings) -> str:
+    """The URL of the Redis these settings mean, in the form Celery takes."""
+    if not settings.embedded_redis:
+        return settings.redis_url
+    from .embedded_redis import EmbeddedRedis
+
+    return EmbeddedRedis(settings.home).broker_url
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery application on these settings' Redis."""
+    from celery import Celery
+
+    app = Celery("dljobs", broker=broker_url(settings), set_as_current=False)
+    app.conf.update(CELERY_SETTINGS)
+    return app
+
+
+def worker_queue(worker_name: str) -> str:
+    """The queue that only this worker reads."""
+    return f"dljobs.worker.{worker_name}"
+
+
+class Doorbell:
+    """Rings as best it can: each method says whether the message got out, and never raises when Redis is down."""
+
+    def __init__(self, settings: Settings, app: Celery | None = None) -> None:
+        self._settings = settings
+        self._app = app  # made on the first ring: a client that only reads never loads Celery
+
+    def ring_schedule(self) -> bool:
+        """Something in the queue or on the devices has changed."""
+        return self._ring(SCHEDULE_TASK, [], SCHEDULE_QUEUE)
+
+    def ring_execute(self, worker_name: str, key: RunKey) -> bool:
+        """A run was placed on this worker."""
+        return self._ring(EXECUTE_TASK, [key.run_id, key.token], worker_queue(worker_name))
+
+    def ring_attend(self, worker_name: str, run_id: int) -> bool:
+        """Somebody asked something of a run on this worker, such as its end."""
+        return self._ring(ATTEND_TASK, [run_id], worker_queue(worker_name))
+
+    def _ring(self, task: str, arguments: list[Any], queue: str) -> bool:
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        try:
+            if self._app is None:
+                self._app = make_app(self._settings)
+            # Old rings say nothing that the sweep has not seen by then.
+            self._app.send_task(task, args=arguments, queue=queue, retry=False, expires=600)
+        except (OperationalError, RedisError, OSError, DljobsError) as error:
+            logger.warning("could not ring %s (the sweep will see it): %s", queue, error)
+            return False
+        return True

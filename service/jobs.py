@@ -1,0 +1,192 @@
+"""Jobs: their rows, how one is found by what a user types, and how one moves from state to state.
+
+`move_job` is the only code that writes `jobs.state`; it asks the table in `states.py` and leaves an event.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, insert, select, update
+
+from dljobs.errors import DljobsError, NotFound, UsageError
+
+from .clock import now
+from .events import record
+from .spec import JobSpec
+from .states import ENDED_JOBS, JOB_TRANSITIONS, PLACED_JOBS, WAITING_JOBS, JobState
+from .tables import jobs
+
+MAX_ID = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """Everything a job row needs besides its spec."""
+
+    spec: JobSpec
+    user: str
+    name: str
+    priority: int = 50
+    tags: tuple[str, ...] = ()
+    time_limit_s: float | None = None
+    max_retries: int = 2
+    idempotency_key: str | None = None
+    held: bool = False
+
+
+def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
+    """Insert the job, or find the one this user already submitted under the same idempotency key.
+
+    Returns:
+        The job's id, and whether it was made now.
+    """
+    if new.idempotency_key is not None:
+        same_key = and_(jobs.c.user == new.user, jobs.c.idempotency_key == new.idempotency_key)
+        existing = connection.execute(select(jobs.c.id).where(same_key)).scalar()
+        if existing is not None:
+            return int(existing), False
+    state = JobState.HELD if new.held else JobState.QUEUED
+    values = {
+        "state": state,
+        "name": new.name,
+        "user": new.user,
+        "model": new.spec.model,
+        "strategy": new.spec.strategy,
+        "num_devices": new.spec.num_devices,
+        "priority": new.priority,
+        "tags_json": json.dumps(list(new.tags)),
+        "spec_json": new.spec.to_json(),
+        "idempotency_key": new.idempotency_key,
+        "time_limit_s": new.time_limit_s,
+        "max_retries": new.max_retries,
+        "submitted_at": now(),
+    }
+    job_id = int(connection.execute(insert(jobs).values(**values).returning(jobs.c.id)).scalar_one())
+    record(connection, "submitted", "submitted", actor=new.user, to_state=state, job_id=job_id)
+    return job_id, True
+
+
+def resolve_id(connection: Connection, text: str) -> int:
+    """The job id a user meant: a number, `@` (the latest) or `@N` (N before the latest).
+
+    Raises:
+        UsageError: it is none of these.
+        NotFound: there is no such job.
+    """
+    if text.startswith("@"):
+        back = text[1:] or "0"
+        if not back.isascii() or not back.isdigit() or int(back) > 10**9:
+            raise UsageError(f"{text!r} is no job id", "write a number, @ for the latest job or @1 for the one before")
+        latest_first = select(jobs.c.id).order_by(jobs.c.id.desc())
+        found = connection.execute(latest_first.offset(int(back)).limit(1)).scalar()
+        if found is None:
+            raise NotFound(f"there is no job {text}", "list jobs with `dljobs status --all`")
+        return int(found)
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"{text!r} is no job id", "write a number, @ for the latest job or @1 for the one before")
+    return int(get_job(connection, int(text))["id"])
+
+
+def get_job(connection: Connection, job_id: int) -> RowMapping:
+    """The job's row.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    row = None
+    if 0 < job_id <= MAX_ID:
+        row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}", "list jobs with `dljobs status --all`")
+    return row
+
+
+def list_active(connection: Connection) -> list[RowMapping]:
+    """Jobs that run or wait, in the order in which the scheduler considers them."""
+    query = select(jobs).where(jobs.c.state.in_([*PLACED_JOBS, *WAITING_JOBS]))
+    return list(connection.execute(query.order_by(jobs.c.priority.desc(), jobs.c.id)).mappings())
+
+
+def list_ended(connection: Connection, limit: int) -> list[RowMapping]:
+    """The jobs that ended, the newest first."""
+    query = select(jobs).where(jobs.c.state.in_(ENDED_JOBS)).order_by(jobs.c.id.desc()).limit(limit)
+    return list(connection.execute(query).mappings())
+
+
+def list_waiting(connection: Connection) -> list[RowMapping]:
+    """Jobs in the queue, held ones too."""
+    return list(connection.execute(select(jobs).where(jobs.c.state.in_(WAITING_JOBS))).mappings())
+
+
+def move_job(
+    connection: Connection,
+    job_id: int,
+    to: JobState,
+    *,
+    actor: str,
+    reason: str,
+    run_id: int | None = None,
+    **values: Any,
+) -> JobState:
+    """Move a job to state `to`, with `values` for its other columns, and record it. Returns the state it was in.
+
+    Raises:
+        DljobsError: the table of transitions does not allow it; nothing was changed.
+    """
+    row = connection.execute(select(jobs.c.state).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}")
+    was = JobState(row.state)
+    if to not in JOB_TRANSITIONS[was]:
+        raise DljobsError(f"job {job_id} is {was}: it cannot become {to}")
+    if to in ENDED_JOBS:
+        values["ended_at"] = now()
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=to, reason=reason, **values))
+    record(connection, "job", reason, actor=actor, from_state=was, to_state=to, job_id=job_id, run_id=run_id)
+    return was
+
+
+def request_cancel(connection: Connection, job_id: int, *, actor: str) -> JobState:
+    """Cancel a waiting job at once, or ask for the end of a placed one. Returns the state the job is in now.
+
+    Raises:
+        DljobsError: the job has already ended.
+    """
+    job = get_job(connection, job_id)
+    state = JobState(job["state"])
+    if state in ENDED_JOBS:
+        raise DljobsError(f"job {job_id} has already ended: it is {state}")
+    if state in WAITING_JOBS:
+        move_job(connection, job_id, JobState.CANCELLED, actor=actor, reason=f"cancelled by {actor}")
+        return JobState.CANCELLED
+    asked = update(jobs).where(jobs.c.id == job_id, jobs.c.cancel_requested_at.is_(None))
+    if connection.execute(asked.values(cancel_requested_at=now())).rowcount:
+        record(connection, "cancel", f"{actor} asked for its end", actor=actor, job_id=job_id)
+    return state
+
+
+def retry_job(connection: Connection, job_id: int, *, actor: str, fresh: bool) -> None:
+    """Queue a failed or cancelled job again, from its last checkpoint or (`fresh`) from its beginning.
+
+    Raises:
+        DljobsError: the job has not failed.
+    """
+    job = get_job(connection, job_id)
+    if JobState(job["state"]) not in (JobState.FAILED, JobState.CANCELLED):
+        hint = f"submit it anew: dljobs submit {job['model']}" if job["state"] == JobState.SUCCEEDED else ""
+        raise DljobsError(f"job {job_id} is {job['state']}: only a failed or cancelled job can be retried", hint)
+    values: dict[str, Any] = {"num_retries": 0, "num_lost": 0, "failure_class": None, "ended_at": None}
+    values |= {"cancel_requested_at": None, "eligible_at": None, "result_json": None}
+    if fresh:
+        values["first_resumable_run"] = job["num_runs"] + 1
+    how = "from the beginning" if fresh else "from its last checkpoint, if it has one"
+    move_job(connection, job_id, JobState.QUEUED, actor=actor, reason=f"retried by {actor}, {how}", **values)
+
+
+def hold_job(connection: Connection, job_id: int, *, actor: str, release: bool = False) -> None:
+    """Keep a queued job from starting, or let a held one go."""
+    to, reason = (JobState.QUEUED, f"released by {actor}") if release else (JobState.HELD, f"held by {actor}")
+    move_job(connection, job_id, to, actor=actor, reason=reason)

@@ -1,0 +1,73 @@
+"""Leases: which devices a run holds, until when, and the token that fences its writes.
+
+The database lets a device have one live lease (a partial unique index), so two schedulers cannot both win.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+
+from .clock import now
+from .states import LIVE_RUNS
+from .tables import devices, leases, runs
+
+
+def new_token() -> str:
+    """A token nobody can guess: 128 random bits in hex."""
+    return secrets.token_hex(16)
+
+
+def acquire(connection: Connection, run_id: int, device_ids: Iterable[int], token: str, lease_s: float) -> None:
+    """Lease all these devices to the run; an IntegrityError (one of them is taken) undoes the whole transaction."""
+    rows = [{"run_id": run_id, "device_id": device_id, "token": token} for device_id in device_ids]
+    connection.execute(insert(leases).values(acquired_at=now(), expires_at=now() + lease_s), rows)
+
+
+def renew(connection: Connection, tokens: Iterable[str], lease_s: float) -> set[str]:
+    """Renew all leases of these tokens in one statement; returns the tokens that are still valid."""
+    live = update(leases).where(leases.c.token.in_(list(tokens)), leases.c.released_at.is_(None))
+    renewed = connection.execute(live.values(expires_at=now() + lease_s).returning(leases.c.token))
+    return {row.token for row in renewed}
+
+
+def release(connection: Connection, run_id: int) -> None:
+    """Free the run's devices."""
+    held = update(leases).where(leases.c.run_id == run_id, leases.c.released_at.is_(None))
+    connection.execute(held.values(released_at=now()))
+
+
+def expired_runs(connection: Connection) -> list[RowMapping]:
+    """Live runs of which a lease has run out: id, job_id, worker_id, and how long ago (seconds)."""
+    overdue = (now() - func.min(leases.c.expires_at)).label("overdue_s")
+    query = (
+        select(runs.c.id, runs.c.job_id, runs.c.worker_id, overdue)
+        .join(leases, leases.c.run_id == runs.c.id)
+        .where(runs.c.state.in_(LIVE_RUNS), leases.c.released_at.is_(None))
+        .group_by(runs.c.id)
+        .having(func.min(leases.c.expires_at) < now())
+    )
+    return list(connection.execute(query).mappings())
+
+
+def held_devices(connection: Connection) -> list[RowMapping]:
+    """Each live lease: device_id, run_id, job_id."""
+    query = (
+        select(leases.c.device_id, leases.c.run_id, runs.c.job_id)
+        .join(runs, runs.c.id == leases.c.run_id)
+        .where(leases.c.released_at.is_(None))
+    )
+    return list(connection.execute(query).mappings())
+
+
+def placement(connection: Connection, run_id: int) -> list[RowMapping]:
+    """The devices a run holds or held, in their order on the node."""
+    query = (
+        select(devices)
+        .join(leases, leases.c.device_id == devices.c.id)
+        .where(leases.c.run_id == run_id)
+        .order_by(devices.c.position)
+    )
+    return list(connection.execute(query).mappings())

@@ -1,0 +1,168 @@
+"""Registration: which workers there are, the devices each one offers, and whether it is still heard from.
+
+A device belongs to one worker at a time. A worker's row outlives its process; `session` tells one start from the next.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+
+from dljobs.errors import UsageError
+
+from .clock import now, read_now
+from .events import record
+from .states import WorkerState
+from .tables import devices, workers
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device as a worker declares it."""
+
+    uuid: str
+    kind: str  # "cpu" or "cuda"
+    name: str
+    position: int  # in PCI bus order on CUDA
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A worker process as it introduces itself."""
+
+    name: str
+    node: str
+    pid: int
+    pid_started_at: float
+    versions: Mapping[str, str]
+    devices: Sequence[DeviceInfo]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a worker shows with each heartbeat."""
+
+    worker_id: int
+    session: str
+
+
+def register(
+    connection: Connection, info: WorkerInfo, *, stale_after_s: float, is_alive: Callable[[int, float], bool]
+) -> Registration:
+    """Enter a worker and its devices.
+
+    Args:
+        stale_after_s: a worker silent for longer no longer counts.
+        is_alive: tells for (pid, started_at) of a worker on this node whether that process still lives, which frees
+            the name and the devices of a killed worker at once instead of after `stale_after_s`.
+
+    Raises:
+        UsageError: a living worker has the same name or one of these devices; the message names it.
+    """
+    moment = read_now(connection)
+
+    def is_living(row: RowMapping) -> bool:
+        if row["state"] == WorkerState.OFFLINE or moment - row["heartbeat_at"] > stale_after_s:
+            return False
+        return row["node"] != info.node or is_alive(row["pid"], row["pid_started_at"])
+
+    known = {row["id"]: row for row in connection.execute(select(workers).with_for_update()).mappings()}
+    mine = next((row for row in known.values() if row["name"] == info.name), None)
+    if mine is not None and is_living(mine):
+        raise UsageError(
+            f"a worker named {info.name!r} already runs on node {mine['node']} (pid {mine['pid']})",
+            "give this one another name with --name",
+        )
+    uuids = {device.uuid: device for device in info.devices}
+    taken = select(devices).where(devices.c.node == info.node, devices.c.uuid.in_(uuids))
+    for row in connection.execute(taken).mappings():
+        owner = known.get(row["worker_id"])
+        if owner is not None and owner is not mine and is_living(owner):
+            raise UsageError(
+                f"device {row['position']} ({row['name']}, {row['uuid']}) is already used by worker {owner['name']!r}",
+                f"choose other devices with --gpus, or stop that worker (pid {owner['pid']})",
+            )
+    return _enter(connection, info, mine)
+
+
+def _enter(connection: Connection, info: WorkerInfo, mine: RowMapping | None) -> Registration:
+    session = secrets.token_hex(8)
+    values = {
+        "name": info.name,
+        "node": info.node,
+        "pid": info.pid,
+        "pid_started_at": info.pid_started_at,
+        "session": session,
+        "state": WorkerState.ONLINE,
+        "versions_json": json.dumps(dict(info.versions)),
+        "registered_at": now(),
+        "heartbeat_at": now(),
+    }
+    if mine is None:
+        worker_id = int(connection.execute(insert(workers).values(**values).returning(workers.c.id)).scalar_one())
+    else:
+        worker_id = mine["id"]
+        connection.execute(update(workers).where(workers.c.id == worker_id).values(**values))
+        connection.execute(update(devices).where(devices.c.worker_id == worker_id).values(worker_id=None))
+    for device in info.devices:
+        known = select(devices.c.id).where(devices.c.node == info.node, devices.c.uuid == device.uuid)
+        device_id = connection.execute(known).scalar()
+        fields = {**vars(device), "worker_id": worker_id}
+        if device_id is None:
+            connection.execute(insert(devices).values(node=info.node, **fields))
+        else:
+            connection.execute(update(devices).where(devices.c.id == device_id).values(**fields))
+    reason = f"{info.name} offers {len(info.devices)} devices on {info.node}"
+    about = {"worker_id": worker_id, "to_state": WorkerState.ONLINE}
+    record(connection, "worker", reason, actor=info.name, **about)  # type: ignore[arg-type]
+    return Registration(worker_id, session)
+
+
+def beat(connection: Connection, registration: Registration) -> bool:
+    """Say that the worker is there; False if another process has taken its place."""
+    mine = (workers.c.id == registration.worker_id, workers.c.session == registration.session)
+    return connection.execute(update(workers).where(*mine).values(heartbeat_at=now())).rowcount == 1
+
+
+def set_state(connection: Connection, registration: Registration, state: WorkerState, *, reason: str) -> None:
+    """Move the worker to another state (unless it was replaced); going offline gives up its devices."""
+    mine = (workers.c.id == registration.worker_id, workers.c.session == registration.session)
+    row = connection.execute(select(workers).where(*mine)).mappings().one_or_none()
+    if row is None or row["state"] == state:
+        return
+    connection.execute(update(workers).where(*mine).values(state=state))
+    if state == WorkerState.OFFLINE:
+        mine_too = devices.c.worker_id == registration.worker_id
+        connection.execute(update(devices).where(mine_too).values(worker_id=None))
+    record(
+        connection,
+        "worker",
+        reason,
+        actor=row["name"],
+        from_state=row["state"],
+        to_state=state,
+        worker_id=registration.worker_id,
+    )
+
+
+def list_workers(connection: Connection) -> list[RowMapping]:
+    """All workers, with `silent_s`: seconds since the last heartbeat."""
+    silent_s = (now() - workers.c.heartbeat_at).label("silent_s")
+    return list(connection.execute(select(workers, silent_s).order_by(workers.c.name)).mappings())
+
+
+def get_worker(connection: Connection, worker_id: int) -> RowMapping:
+    """A worker as `list_workers` gives it."""
+    silent_s = (now() - workers.c.heartbeat_at).label("silent_s")
+    return connection.execute(select(workers, silent_s).where(workers.c.id == worker_id)).mappings().one()
+
+
+def list_devices(connection: Connection) -> list[RowMapping]:
+    """All devices that a worker offers."""
+    offered = select(devices).where(devices.c.worker_id.is_not(None)).order_by(devices.c.worker_id, devices.c.position)
+    return list(connection.execute(offered).mappings())

@@ -1,0 +1,196 @@
+"""Runs: one execution of a job each. How one is created, claimed, fenced, reported on and ended.
+
+`end_run` is the only place where the end of a run decides what becomes of its job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+
+from dljobs.errors import DljobsError, StaleToken
+
+from . import leases
+from .clock import now
+from .events import record
+from .failures import FailureClass, decide
+from .jobs import get_job, move_job
+from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
+from .tables import jobs, runs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `failure` None is success."""
+
+    failure: FailureClass | None
+    reason: str
+    error: dict[str, Any] | None = None  # rank, exception, message, file, line, traceback of the first rank that failed
+    result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What a writer for a run must show: its id and the token of its lease."""
+
+    run_id: int
+    token: str
+
+
+def create_run(
+    connection: Connection, job_id: int, worker_id: int, device_ids: Sequence[int], lease_s: float
+) -> RunKey:
+    """Give a queued job a run on these devices of this worker: run, leases and the job's move, all or nothing."""
+    job = get_job(connection, job_id)
+    token = leases.new_token()
+    number = job["num_runs"] + 1
+    values = {"job_id": job_id, "number": number, "state": RunState.STARTING, "token": token, "worker_id": worker_id}
+    created = insert(runs).values(created_at=now(), **values).returning(runs.c.id)
+    run_id = int(connection.execute(created).scalar_one())
+    leases.acquire(connection, run_id, device_ids, token, lease_s)
+    reason = f"run {number} placed on {len(device_ids)} device{'s' if len(device_ids) > 1 else ''}"
+    move_job(connection, job_id, JobState.STARTING, actor="scheduler", reason=reason, run_id=run_id, num_runs=number)
+    return RunKey(run_id, token)
+
+
+def claim(connection: Connection, key: RunKey, worker_id: int) -> bool:
+    """Claim a starting run for this worker. False, and nothing changed, unless run, token and worker all fit, once."""
+    fits = (runs.c.id == key.run_id, runs.c.token == key.token, runs.c.worker_id == worker_id)
+    unclaimed = (runs.c.state == RunState.STARTING, runs.c.claimed_at.is_(None))
+    return connection.execute(update(runs).where(*fits, *unclaimed).values(claimed_at=now())).rowcount == 1
+
+
+def unclaimed_keys(connection: Connection, worker_id: int) -> list[RunKey]:
+    """Runs placed on this worker that wait for it: their doorbell may be lost."""
+    waiting = (runs.c.worker_id == worker_id, runs.c.state == RunState.STARTING, runs.c.claimed_at.is_(None))
+    return [RunKey(row.id, row.token) for row in connection.execute(select(runs.c.id, runs.c.token).where(*waiting))]
+
+
+def fenced_update(connection: Connection, key: RunKey, **values: Any) -> None:
+    """Write to the run's row, which also locks it until the transaction ends. Call it before other writes for the run.
+
+    Raises:
+        StaleToken: the run is over or its token is another: the whole transaction must be undone.
+    """
+    live = (runs.c.id == key.run_id, runs.c.token == key.token, runs.c.state.in_(LIVE_RUNS))
+    changed = connection.execute(update(runs).where(*live).values(**(values or {"token": key.token}))).rowcount
+    if changed != 1:
+        raise StaleToken(f"run {key.run_id} no longer belongs to this worker")
+
+
+def mark_running(connection: Connection, key: RunKey, *, actor: str) -> None:
+    """All ranks of the run have started."""
+    fenced_update(connection, key, started_at=now())
+    run = move_run(connection, key.run_id, RunState.RUNNING, actor=actor, reason="all ranks started")
+    values: dict[str, Any] = {}
+    if get_job(connection, run["job_id"])["started_at"] is None:
+        values["started_at"] = now()
+    reason = f"run {run['number']} is training"
+    move_job(connection, run["job_id"], JobState.RUNNING, actor=actor, reason=reason, run_id=key.run_id, **values)
+
+
+def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str, token: str | None = None) -> JobState:
+    """End a live run, release its devices and decide what becomes of its job; returns the job's new state.
+
+    Args:
+        token: the worker's token; None for the sweep, which ends runs whose worker is gone.
+
+    Raises:
+        StaleToken: the run has already ended, or the token is not its own; nothing was changed.
+    """
+    run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one_or_none()
+    if run is None or RunState(run["state"]) not in LIVE_RUNS or token not in (None, run["token"]):
+        raise StaleToken(f"run {run_id} has already ended or belongs to another worker")
+    job = connection.execute(select(jobs).where(jobs.c.id == run["job_id"]).with_for_update()).mappings().one()
+    run_state, job_state, reason, changes = _decide_end(connection, job, outcome)
+    move_run(
+        connection,
+        run_id,
+        run_state,
+        actor=actor,
+        reason=outcome.reason,
+        failure_class=outcome.failure,
+        error_json=_to_json(outcome.error),
+        result_json=_to_json(outcome.result),
+    )
+    leases.release(connection, run_id)
+    move_job(connection, job["id"], job_state, actor=actor, reason=reason, run_id=run_id, **changes)
+    return job_state
+
+
+def _decide_end(
+    connection: Connection, job: RowMapping, outcome: Outcome
+) -> tuple[RunState, JobState, str, dict[str, Any]]:
+    """The run's end state, the job's next state, why, and the job's other columns."""
+    failure = outcome.failure
+    if failure is None:
+        done = {"result_json": _to_json(outcome.result), "failure_class": None}
+        return RunState.SUCCEEDED, JobState.SUCCEEDED, outcome.reason, done
+    if job["cancel_requested_at"] is not None:
+        return RunState.CANCELLED, JobState.CANCELLED, outcome.reason, {"failure_class": FailureClass.CANCELLED}
+    verdict = decide(failure, num_retries=job["num_retries"], max_retries=job["max_retries"], num_lost=job["num_lost"])
+    lost = failure is FailureClass.NODE_LOST
+    changes: dict[str, Any] = {"num_lost": job["num_lost"] + 1 if lost else 0}
+    if not verdict.requeue:
+        reason = f"{outcome.reason} ({verdict.because})" if verdict.because else outcome.reason
+        return RunState.FAILED, JobState.FAILED, reason, {**changes, "failure_class": failure}
+    if failure not in (FailureClass.NODE_LOST, FailureClass.PREEMPTED):
+        changes["num_retries"] = job["num_retries"] + 1
+    changes["eligible_at"] = now() + verdict.delay_s if verdict.delay_s else None
+    return RunState.REQUEUED, JobState.QUEUED, f"queued again: {outcome.reason}", changes
+
+
+def move_run(
+    connection: Connection, run_id: int, to: RunState, *, actor: str, reason: str, **values: Any
+) -> RowMapping:
+    """Move a run to state `to`, with `values` for its other columns, and record it. Returns the row as it was."""
+    run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one()
+    was = RunState(run["state"])
+    if to not in RUN_TRANSITIONS[was]:
+        raise DljobsError(f"run {run_id} is {was}: it cannot become {to}")
+    if to not in LIVE_RUNS:
+        values["ended_at"] = now()
+    connection.execute(update(runs).where(runs.c.id == run_id).values(state=to, reason=reason, **values))
+    about = {"job_id": run["job_id"], "run_id": run_id, "worker_id": run["worker_id"]}
+    record(connection, "run", reason, actor=actor, from_state=was, to_state=to, **about)
+    return run
+
+
+def get_run(connection: Connection, run_id: int) -> RowMapping:
+    """The run's row."""
+    return connection.execute(select(runs).where(runs.c.id == run_id)).mappings().one()
+
+
+def list_runs(connection: Connection, job_ids: Sequence[int]) -> list[RowMapping]:
+    """All runs of these jobs, in their order."""
+    query = select(runs).where(runs.c.job_id.in_(job_ids)).order_by(runs.c.job_id, runs.c.number)
+    return list(connection.execute(query).mappings())
+
+
+def list_live(connection: Connection) -> list[RowMapping]:
+    """All runs that have not ended."""
+    return list(connection.execute(select(runs).where(runs.c.state.in_(LIVE_RUNS))).mappings())
+
+
+def latest_run(connection: Connection, job_id: int) -> RowMapping | None:
+    """The job's newest run, ended or not; None before its first."""
+    query = select(runs).where(runs.c.job_id == job_id).order_by(runs.c.number.desc()).limit(1)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def live_runs_of(connection: Connection, worker_id: int) -> list[RowMapping]:
+    """The runs that this worker has not ended yet, with their job's `cancel_requested_at`."""
+    query = (
+        select(runs, jobs.c.cancel_requested_at)
+        .join(jobs, jobs.c.id == runs.c.job_id)
+        .where(runs.c.worker_id == worker_id, runs.c.state.in_(LIVE_RUNS))
+    )
+    return list(connection.execute(query).mappings())
+
+
+def _to_json(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value)

@@ -1,0 +1,97 @@
+"""The schema's version: what this dljobs speaks, what a database has, and how to bring it up or down.
+
+Clients compare two short strings; only `dljobs db` and `dljobs up` load Alembic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import inspect, text
+
+from dljobs.errors import SchemaMismatch, UnknownName, Unreachable
+
+from .database import Database, open_database
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+# Oldest first; a test holds it against the files in migrations/versions/.
+REVISIONS = ("0001",)
+HEAD = REVISIONS[-1]
+
+
+def current_revision(database: Database) -> str | None:
+    """The revision the database is at, or None if dljobs was never there."""
+    with database.read() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def check(database: Database) -> None:
+    """Make sure the database speaks this dljobs' schema.
+
+    Raises:
+        SchemaMismatch: it is older, newer or empty; the hint names the command.
+    """
+    found = current_revision(database)
+    if found == HEAD:
+        return
+    if found is None:
+        raise SchemaMismatch(f"the database {database.shown_url} has no dljobs tables", "run `dljobs db upgrade`")
+    if found in REVISIONS:
+        raise SchemaMismatch(
+            f"the database's schema is {found}, older than this dljobs, which needs {HEAD}", "run `dljobs db upgrade`"
+        )
+    raise SchemaMismatch(
+        f"the database's schema is {found}, newer than this dljobs, which knows {HEAD}",
+        "install the dljobs release that your service runs: pip install --upgrade dljobs",
+    )
+
+
+def open_checked(settings: Settings) -> Database:
+    """The database of these settings, with this dljobs' schema: what every command but `db` and `up` begins with."""
+    database = open_database(settings)
+    check(database)
+    return database
+
+
+def upgrade(settings: Settings, revision: str = "head") -> str:
+    """Bring the database to `revision`, creating the embedded file if need be; returns the revision it is at now."""
+    return _migrate(settings, revision, up=True)
+
+
+def downgrade(settings: Settings, revision: str) -> str:
+    """Take the database back to `revision` ("base": no tables)."""
+    return _migrate(settings, revision, up=False)
+
+
+def _migrate(settings: Settings, revision: str, *, up: bool) -> str:
+    from alembic import command
+
+    if revision not in (*REVISIONS, "head", "base"):
+        raise UnknownName("schema revision", revision, (*REVISIONS, "head", "base"))
+    database = open_database(settings, create=up)
+    try:
+        found = current_revision(database)
+        if found is not None and found not in REVISIONS:
+            check(database)
+        config = _alembic_config()
+        with database.write() as connection:
+            config.attributes["connection"] = connection
+            (command.upgrade if up else command.downgrade)(config, revision)
+        return current_revision(database) or "base"
+    except Unreachable as error:
+        raise Unreachable(error.message, error.hint) from None
+    finally:
+        database.close()
+
+
+def _alembic_config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "dljobs:migrations")
+    return config

@@ -1,0 +1,176 @@
+"""Where dljobs finds its database, its Redis and its home, and which source each value came from.
+
+A flag wins over the environment, the environment over the file, the file over the default. It opens nothing:
+see `database.py` and `embedded_redis.py` for what stands behind the URLs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dljobs.errors import UnknownName, UsageError
+
+CONFIG_FILE = "config.toml"
+# Env variables that hold a password: the worker takes them out of its environment before any rank is forked.
+SECRET_VARIABLES = ("DLJOBS_DATABASE_URL", "DLJOBS_REDIS_URL")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved values; `sources` says where each came from."""
+
+    home: Path
+    config: Path
+    database_url: str  # "" = the embedded SQLite
+    redis_url: str  # "" = the embedded Redis
+    data_dir: Path
+    user: str
+    lease_s: float
+    heartbeat_s: float
+    sweep_s: float
+    grace_s: float
+    sources: Mapping[str, str]
+
+    @property
+    def embedded_database(self) -> bool:
+        return not self.database_url
+
+    @property
+    def embedded_redis(self) -> bool:
+        return not self.redis_url
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The embedded database's file."""
+        return self.home / "dljobs.db"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The URL SQLAlchemy opens: the embedded file, or the user's own with the driver dljobs installs."""
+        if self.embedded_database:
+            return f"sqlite:///{self.sqlite_path}"
+        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url)
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that give a child process these same settings."""
+        values = {f"DLJOBS_{field.name.upper()}": str(getattr(self, field.name)) for field in setting_fields()}
+        return {name: value for name, value in values.items() if value}
+
+
+_DEFAULTS: dict[str, Any] = {
+    "home": "~/.dljobs",
+    "config": "",
+    "database_url": "",
+    "redis_url": "",
+    "data_dir": "",
+    "user": "",
+    "lease_s": 60.0,
+    "heartbeat_s": 15.0,
+    "sweep_s": 5.0,
+    "grace_s": 30.0,
+}
+
+MEANINGS = {
+    "home": "folder of the embedded database, the embedded Redis, logs and runs",
+    "config": "this file of settings, TOML",
+    "database_url": "postgresql://… or sqlite:///…; unset: SQLite in the home folder",
+    "redis_url": "redis://:password@host:port/db; unset: a Redis server that `dljobs up` runs",
+    "data_dir": "where datasets are kept",
+    "user": "who submits",
+    "lease_s": "a run whose worker has been silent for so long is given to another",
+    "heartbeat_s": "how often a worker renews its leases",
+    "sweep_s": "how often a worker looks for what a lost message left waiting",
+    "grace_s": "time to checkpoint before a rank is killed",
+}
+
+
+def setting_fields() -> list[dataclasses.Field[Any]]:
+    """The fields of Settings that a user can set."""
+    return [field for field in dataclasses.fields(Settings) if field.name != "sources"]
+
+
+def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Resolve every setting from `flags`, `environ` (default: the process's), the TOML file and the defaults.
+
+    Raises:
+        UnknownName: the file has a key that is no setting.
+        UsageError: the file is not TOML, or a value has the wrong type.
+    """
+    environ = os.environ if environ is None else environ
+    flags = {name: value for name, value in (flags or {}).items() if value is not None}
+    home, home_source = _pick("home", flags, environ, {})
+    home = str(Path(home).expanduser().absolute())
+    config, config_source = _pick("config", flags, environ, {})
+    config = str(Path(config or Path(home) / CONFIG_FILE).expanduser().absolute())
+    from_file = _read_file(Path(config), must_exist=config_source != "default")
+
+    values: dict[str, Any] = {"home": home, "config": config}
+    sources = {"home": home_source, "config": config_source}
+    for name in _DEFAULTS:
+        if name not in values:
+            raw, sources[name] = _pick(name, flags, environ, from_file)
+            values[name] = _typed(name, raw, sources[name])
+    values["data_dir"] = Path(values["data_dir"] or Path(home) / "data").expanduser().absolute()
+    values["user"] = values["user"] or getpass.getuser()
+    values["home"], values["config"] = Path(home), Path(config)
+    if values["heartbeat_s"] * 2 > values["lease_s"]:
+        beat, lease = values["heartbeat_s"], values["lease_s"]
+        raise UsageError(
+            f"heartbeat_s is {beat:g} and lease_s is {lease:g}: one late beat would lose a run",
+            hint="set lease_s to at least twice heartbeat_s",
+        )
+    return Settings(**values, sources=sources)
+
+
+def mask(url: str) -> str:
+    """The URL without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def _pick(name: str, flags: Mapping[str, Any], environ: Mapping[str, str], file: Mapping[str, Any]) -> tuple[Any, str]:
+    variable = f"DLJOBS_{name.upper()}"
+    if name in flags:
+        return flags[name], "flag"
+    if environ.get(variable):
+        return environ[variable], f"environment {variable}"
+    if name in file:
+        return file[name], "file"
+    return _DEFAULTS[name], "default"
+
+
+def _read_file(path: Path, *, must_exist: bool) -> Mapping[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if must_exist:
+            hint = "unset DLJOBS_CONFIG or write the file"
+            raise UsageError(f"there is no settings file {path}", hint) from None
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    for name in values:
+        if name not in _DEFAULTS or name in {"home", "config"}:
+            raise UnknownName(f"setting in {path}", name, set(_DEFAULTS) - {"home", "config"})
+    return values
+
+
+def _typed(name: str, raw: Any, source: str) -> Any:
+    if not isinstance(_DEFAULTS[name], float):
+        if isinstance(raw, (str, Path)):
+            return str(raw)
+        raise UsageError(f"{name} from {source} must be a text, not {raw!r}")
+    try:
+        value = float(raw)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} from {source} must be a number of seconds, not {raw!r}") from None
+    if not 0 < value <= 86400:
+        raise UsageError(f"{name} from {source} must be between 0 and 86400 seconds, not {raw!r}")
+    return value

@@ -1,0 +1,78 @@
+"""The frozen description of a job: everything a rank must know to repeat it, and nothing about where it runs.
+
+It owns the JSON that `jobs.spec` holds and its version. It is resolved once, at submit (see `submission.py`): a default
+that changes later in the zoo changes no job that waits. Standard library only, because ranks read it too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dljobs.errors import DljobsError
+
+SPEC_VERSION = 1
+
+Strategy = Literal["single", "dp", "ddp"]
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
+Schedule = Literal["constant", "cosine", "step"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. Each field may be set by a zoo entry's declaration, by its own flag, or by `--set`."""
+
+    epochs: int = 1
+    batch_size: int = 64  # global: shared out among the ranks
+    lr: float = 0.01
+    optimizer: OptimizerName = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    warmup_steps: int = 0
+    seed: int = 0
+    max_steps: int = 0  # 0: no cap
+    clip_norm: float = 0.0  # 0: off
+    log_every: int = 0  # steps between recorded points; 0: as often as keeps a run under about 2,000 points
+    keep_every: int = 0  # epochs between state_dicts that are kept; 0: every epoch while they are small
+    checkpoint_every_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job, fully resolved."""
+
+    model: str
+    data: str
+    loss: str
+    metric: str
+    goal: Literal["max", "min"]
+    strategy: Strategy = "single"
+    num_devices: int = 1
+    model_options: dict[str, Any] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)
+    training: Training = field(default_factory=Training)
+    kind: Literal["train", "evaluate"] = "train"
+    artifact_id: int | None = None  # the state_dict to load, of a job of kind "evaluate"
+    version: int = SPEC_VERSION
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys, so that equal specs are equal text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> JobSpec:
+        """Read a stored spec.
+
+        Raises:
+            DljobsError: it was written by a dljobs with another version of the spec.
+        """
+        fields = json.loads(text)
+        if fields.get("version") != SPEC_VERSION:
+            raise DljobsError(
+                f"this job's spec has version {fields.get('version')!r}, and this dljobs reads version {SPEC_VERSION}",
+                hint="run the same dljobs release on clients and workers",
+            )
+        return cls(**{**fields, "training": Training(**fields["training"])})

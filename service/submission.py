@@ -1,0 +1,245 @@
+"""Submission: from what a user typed to a job in the database.
+
+Everything is validated against the zoo's catalog before anything is written. It resolves all defaults into a frozen
+`JobSpec`, inserts the job, and only then rings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_type_hints
+
+from dljobs.errors import UnknownName, UsageError
+from dljobs.models.catalog import DatasetEntry, ModelEntry, find_dataset, find_model
+from dljobs.models.options import Option, OptionType, coerce
+
+from . import jobs
+from .database import Database
+from .dispatch import make_plan
+from .doorbell import Doorbell
+from .jobs import NewJob
+from .scheduler import ReasonCode
+from .settings import Settings
+from .spec import JobSpec, Strategy, Training
+
+MAX_DEVICES = 4096
+STRATEGIES = ("auto", *get_args(Strategy))
+# Beyond these a number is a typing error, not a wish: (lowest, highest).
+TRAINING_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 10_000_000),
+    "lr": (0, 1000),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1000),
+    "warmup_steps": (0, 10**9),
+    "seed": (0, 2**32 - 1),
+    "max_steps": (0, 10**12),
+    "clip_norm": (0, 10**9),
+    "log_every": (0, 10**9),
+    "keep_every": (0, 1_000_000),
+    "checkpoint_every_s": (0.1, 30 * 86400),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for; None means "the default of the zoo's entry"."""
+
+    model: str
+    num_devices: int = 1
+    strategy: str = "auto"
+    data: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)  # fields of Training that have a flag of their own
+    sets: Sequence[str] = ()  # "key=value" each
+    name: str | None = None
+    tags: Sequence[str] = ()
+    priority: int = 50
+    time_limit_s: float | None = None
+    max_retries: int = 2
+    idempotency_key: str | None = None
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job in the database; `created` is False if its idempotency key had already made it."""
+
+    job_id: int
+    created: bool
+    warnings: tuple[str, ...] = ()
+
+
+def prepare(request: Request, user: str) -> NewJob:
+    """Validate a request and resolve every default; writes nothing.
+
+    Raises:
+        UsageError: something in it cannot be right; the message says what would be.
+    """
+    model = find_model(request.model)
+    data = find_dataset(request.data or model.data)
+    training, model_options, data_options = _resolve_options(model, data, request)
+    strategy = _resolve_strategy(request.strategy, request.num_devices)
+    if strategy == "ddp":
+        _check_divisible(training.batch_size, request.num_devices)
+    _check_range("priority", request.priority, 0, 100)
+    _check_range("max-retries", request.max_retries, 0, 1000)
+    spec = JobSpec(
+        model=model.name,
+        data=data.name,
+        loss=model.loss,
+        metric=model.metric,
+        goal="max" if model.goal == "max" else "min",
+        strategy=strategy,
+        num_devices=request.num_devices,
+        model_options=model_options,
+        data_options=data_options,
+        training=training,
+    )
+    return NewJob(
+        spec=spec,
+        user=user,
+        name=_check_text("name", request.name or model.name),
+        priority=request.priority,
+        tags=tuple(_check_text("tag", tag) for tag in request.tags),
+        time_limit_s=request.time_limit_s,
+        max_retries=request.max_retries,
+        idempotency_key=request.idempotency_key and _check_text("idempotency key", request.idempotency_key),
+        held=request.held,
+    )
+
+
+def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: NewJob) -> Submitted:
+    """Insert the job, ring, and say at once what stands in its way."""
+    with database.write() as connection:
+        job_id, created = jobs.insert_job(connection, new)
+    if not created:
+        same = f"idempotency key {new.idempotency_key!r} was used before: this is job {job_id}, no new one was made"
+        return Submitted(job_id, created, (same,))
+    warnings = []
+    if not new.held and not doorbell.ring_schedule():
+        warnings.append(
+            f"Redis does not answer: job {job_id} is safe in the database and starts when a worker next looks there"
+        )
+    with database.read() as connection:
+        _names, planned = make_plan(connection, lease_s=settings.lease_s)
+    blocking = (ReasonCode.NO_WORKERS, ReasonCode.NEVER_FITS)
+    warnings += [
+        f"job {job_id} waits: {reason.text}" for reason in planned.reasons.get(job_id, []) if reason.code in blocking
+    ]
+    return Submitted(job_id, created, tuple(warnings))
+
+
+def prepare_evaluation(job: Mapping[str, Any], artifact_id: int, data_name: str | None, user: str) -> NewJob:
+    """A job of one device that evaluates a stored state_dict of `job` (a row) on a worker."""
+    trained = JobSpec.from_json(job["spec_json"])
+    data = find_dataset(data_name or trained.data)
+    options = trained.data_options if data.name == trained.data else {key: o.default for key, o in data.options.items()}
+    spec = dataclasses.replace(
+        trained,
+        kind="evaluate",
+        artifact_id=artifact_id,
+        strategy="single",
+        num_devices=1,
+        data=data.name,
+        data_options=options,
+    )
+    return NewJob(spec=spec, user=user, name=f"eval of {job['id']}")
+
+
+def training_options() -> dict[str, Option]:
+    """The fields of `Training` as options, with their types and choices."""
+    hints = get_type_hints(Training)
+    options = {}
+    for each in dataclasses.fields(Training):
+        hint = hints[each.name]
+        choices = get_args(hint)
+        kind: OptionType = "str" if choices else hint.__name__
+        options[each.name] = Option(name=each.name, type=kind, default=each.default, choices=choices)
+    return options
+
+
+def _resolve_options(
+    model: ModelEntry, data: DatasetEntry, request: Request
+) -> tuple[Training, dict[str, Any], dict[str, Any]]:
+    """Training, model options and data options: flags over `--set` over the entry's defaults."""
+    rooms: dict[str, Mapping[str, Option]] = {
+        "model": model.options,
+        "data": data.options,
+        "trainer": training_options(),
+    }
+    values: dict[str, dict[str, Any]] = {
+        "model": {},
+        "data": {name: option.default for name, option in data.options.items()},
+        "trainer": {**{name: o.default for name, o in rooms["trainer"].items()}, **model.defaults},
+    }
+    for text in request.sets:
+        room, key, value = _parse_set(text, rooms)
+        if key in request.training and request.training[key] is not None:
+            raise UsageError(f"{key} is given twice: as --{key.replace('_', '-')} and as --set {text}")
+        values[room][key] = coerce(rooms[room][key], value)
+    for key, value in request.training.items():
+        if value is not None:
+            values["trainer"][key] = coerce(rooms["trainer"][key], value)
+    for key, (lowest, highest) in TRAINING_RANGES.items():
+        _check_range(key, values["trainer"][key], lowest, highest)
+    if values["trainer"]["lr"] == 0:
+        raise UsageError("lr is 0: nothing would be learned", "give a positive learning rate, such as --lr 0.01")
+    # A model option that the user leaves alone stays out of the spec: the worker fits it to the data.
+    return Training(**values["trainer"]), values["model"], values["data"]
+
+
+def _parse_set(text: str, rooms: Mapping[str, Mapping[str, Option]]) -> tuple[str, str, str]:
+    """Split `key=value` or `room.key=value` and find the room that knows the key."""
+    key, equals, value = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals or not key:
+        raise UsageError(f"--set wants key=value, not {text!r}", "for example --set momentum=0.9")
+    room, dot, bare = key.partition(".")
+    if dot and room in rooms:
+        if bare not in rooms[room]:
+            raise UnknownName(f"{room} option", bare, rooms[room])
+        return room, bare, value
+    owners = [room for room, options in rooms.items() if key in options]
+    if not owners:
+        raise UnknownName("option", key, {name for options in rooms.values() for name in options})
+    if len(owners) > 1:
+        choices = " or ".join(f"{owner}.{key}" for owner in owners)
+        raise UsageError(f"--set {key} could mean {choices}", f"write --set {owners[0]}.{key}={value}")
+    return owners[0], key, value
+
+
+def _resolve_strategy(strategy: str, num_devices: int) -> Strategy:
+    if strategy not in STRATEGIES:
+        raise UnknownName("strategy", strategy, STRATEGIES)
+    _check_range("gpus", num_devices, 1, MAX_DEVICES)
+    if strategy == "auto":
+        return "single" if num_devices == 1 else "ddp"
+    if strategy == "single" and num_devices > 1:
+        raise UsageError(f"strategy single trains on one device, not {num_devices}", "use --strategy ddp, or --gpus 1")
+    return strategy  # type: ignore[return-value]
+
+
+def _check_divisible(batch_size: int, num_ranks: int) -> None:
+    if batch_size % num_ranks == 0:
+        return
+    below, above = batch_size // num_ranks * num_ranks, math.ceil(batch_size / num_ranks) * num_ranks
+    valid = f"{below} or {above}" if below else f"{above}"
+    raise UsageError(
+        f"batch size {batch_size} is global and cannot be shared out equally to {num_ranks} ranks",
+        f"the nearest batch size that can is {valid}",
+    )
+
+
+def _check_range(what: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:  # also refuses NaN
+        nearest: float | Literal["a number"] = "a number" if math.isnan(value) else min(max(value, lowest), highest)
+        raise UsageError(f"{what} must be between {lowest:g} and {highest:g}, not {value:g}", f"nearest: {nearest}")
+
+
+def _check_text(what: str, text: str) -> str:
+    if not text.strip() or len(text) > 200 or not text.isprintable():
+        raise UsageError(f"a {what} is 1 to 200 printable characters, not {text[:40]!r}")
+    return text

@@ -1,0 +1,74 @@
+"""The sweep: what every worker does every few seconds so that no lost message and no dead process matters.
+
+It ends runs whose lease ran out, tidies what dead writers left, and checkpoints SQLite's log. It only uses guarded
+operations, so any number of workers may sweep at the same time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from dljobs.errors import StaleToken
+
+from . import artifacts, leases, registration, runs
+from .database import Database
+from .failures import FailureClass
+from .runs import Outcome
+
+STALE_STAGING_S = 3600.0
+WAL_CHECKPOINT_BYTES = 8 * 1024 * 1024
+
+
+def expire_leases(database: Database, *, actor: str) -> int:
+    """End every run whose worker has let a lease run out; its job goes back in the queue. Returns how many."""
+    with database.read() as connection:
+        if not leases.expired_runs(connection):
+            return 0
+    num_ended = 0
+    with database.write() as connection:
+        names = {row["id"]: row["name"] for row in registration.list_workers(connection)}
+        # Read again under the write lock: the worker may have renewed since.
+        for run in leases.expired_runs(connection):
+            name = names.get(run["worker_id"], "?")
+            reason = f"worker {name} went silent: its lease ran out {run['overdue_s']:.0f} s ago"
+            with suppress(StaleToken):
+                runs.end_run(connection, run["id"], Outcome(FailureClass.NODE_LOST, reason), actor=actor)
+                num_ended += 1
+    return num_ended
+
+
+def end_runs_of_restarted(database: Database, worker_id: int, *, actor: str) -> int:
+    """A worker has just started again under its old name: what it ran before cannot be alive. Returns how many."""
+    num_ended = 0
+    with database.write() as connection:
+        for run in runs.live_runs_of(connection, worker_id):
+            outcome = Outcome(FailureClass.NODE_LOST, f"worker {actor} was restarted while the run was on it")
+            with suppress(StaleToken):
+                runs.end_run(connection, run["id"], outcome, actor=actor)
+                num_ended += 1
+    return num_ended
+
+
+def tidy(database: Database) -> None:
+    """Remove the chunks of uploads that were never finished."""
+    with database.write() as connection:
+        artifacts.drop_stale_staging(connection, STALE_STAGING_S)
+
+
+def checkpoint_wal(database: Database) -> None:
+    """Move SQLite's write-ahead log into the database file, if it is long; one process on the machine at a time."""
+    sqlite_path = Path(database.engine.url.database or "")
+    wal = sqlite_path.with_name(sqlite_path.name + "-wal")
+    if not wal.exists() or wal.stat().st_size < WAL_CHECKPOINT_BYTES:
+        return
+    lock = os.open(sqlite_path.with_name(sqlite_path.name + "-checkpoint.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        os.close(lock)

@@ -1,0 +1,246 @@
+"""The tables, and the constraints that guard the truths of the design.
+
+Moments are `double` seconds since 1970 by the database's own clock (`clock.py`). Columns named `*_json` hold JSON text.
+Migrations in `migrations/` create exactly this; a test compares the two on SQLite and on Postgres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import BigInteger
+
+from .failures import FailureClass
+from .states import LIVE_RUNS, JobState, RunState, WorkerState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+# SQLite gives a 64-bit rowid only to a column declared INTEGER.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _one_of(column: str, values: Iterable[StrEnum], *, nullable: bool = False) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    null = f"{column} IS NULL OR " if nullable else ""
+    return CheckConstraint(f"{null}{column} IN ({listed})", name=column)
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("user", String(200), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("strategy", String(16), nullable=False),
+    Column("num_devices", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("tags_json", Text, nullable=False),
+    Column("spec_json", Text, nullable=False),
+    Column("idempotency_key", String(200)),
+    Column("time_limit_s", Double),
+    Column("max_retries", Integer, nullable=False),
+    Column("num_retries", Integer, nullable=False, server_default=text("0")),
+    Column("num_lost", Integer, nullable=False, server_default=text("0")),
+    Column("num_runs", Integer, nullable=False, server_default=text("0")),
+    # Checkpoints of earlier runs are not resumed from: `retry --fresh` raises it.
+    Column("first_resumable_run", Integer, nullable=False, server_default=text("1")),
+    Column("submitted_at", Double, nullable=False),
+    Column("eligible_at", Double),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("cancel_requested_at", Double),
+    Column("failure_class", String(16)),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("result_json", Text),
+    _one_of("state", JobState),
+    _one_of("failure_class", FailureClass, nullable=True),
+    CheckConstraint("num_devices >= 1", name="num_devices"),
+    CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+    UniqueConstraint("user", "idempotency_key"),
+    Index("ix_jobs_state_priority", "state", "priority", "submitted_at"),
+    sqlite_autoincrement=True,
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("node", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_started_at", Double, nullable=False),
+    # Changes with each start: a process that was replaced finds its heartbeats refused.
+    Column("session", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("versions_json", Text, nullable=False),
+    Column("registered_at", Double, nullable=False),
+    Column("heartbeat_at", Double, nullable=False),
+    _one_of("state", WorkerState),
+    sqlite_autoincrement=True,
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("node", String(200), nullable=False),
+    Column("uuid", String(200), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("memory_bytes", BigInteger),
+    Column("worker_id", ForeignKey("workers.id")),  # null: no worker offers it now
+    CheckConstraint("kind IN ('cpu', 'cuda')", name="kind"),
+    UniqueConstraint("node", "uuid"),
+    Index(None, "worker_id"),
+    sqlite_autoincrement=True,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("token", String(64), nullable=False),
+    Column("worker_id", ForeignKey("workers.id"), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("claimed_at", Double),
+    Column("started_at", Double),
+    Column("first_step_at", Double),
+    Column("ended_at", Double),
+    Column("step", Integer, nullable=False, server_default=text("0")),
+    Column("total_steps", Integer, nullable=False, server_default=text("0")),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("steps_per_s", Double),
+    Column("progress_at", Double),
+    # How far the run's spool of events and output has been taken over, written with the rows that came from it.
+    Column("spool_json", Text, nullable=False, server_default=text("'{}'")),
+    Column("failure_class", String(16)),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("error_json", Text),
+    Column("result_json", Text),
+    _one_of("state", RunState),
+    _one_of("failure_class", FailureClass, nullable=True),
+    UniqueConstraint("job_id", "number"),
+    Index(None, "worker_id", "state"),
+    sqlite_autoincrement=True,
+)
+_LIVE = text("state IN ({})".format(", ".join(f"'{state}'" for state in LIVE_RUNS)))
+Index("uq_runs_live", runs.c.job_id, unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("device_id", ForeignKey("devices.id"), nullable=False),
+    Column("token", String(64), nullable=False),
+    Column("acquired_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("released_at", Double),
+    Index(None, "run_id"),
+    sqlite_autoincrement=True,
+)
+_HELD = text("released_at IS NULL")
+Index("uq_leases_live", leases.c.device_id, unique=True, sqlite_where=_HELD, postgresql_where=_HELD)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("split", String(16), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("value", Double),  # null: not a number
+    Column("at", Double, nullable=False),
+    Index(None, "run_id", "name", "split", "step"),
+    sqlite_autoincrement=True,
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("rank", Integer),  # null: the supervisor's own words
+    Column("line", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Index(None, "run_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("job_id", ForeignKey("jobs.id")),
+    Column("run_id", ForeignKey("runs.id")),
+    Column("worker_id", ForeignKey("workers.id")),
+    Column("actor", String(200), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16)),
+    Column("reason", Text, nullable=False),
+    Index(None, "job_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("metrics_json", Text, nullable=False),
+    Column("best", Integer, nullable=False, server_default=text("0")),  # 1: the best of its run when it was written
+    Column("size_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("digest", String(64), nullable=False, server_default=text("''")),
+    Column("created_at", Double, nullable=False),
+    CheckConstraint("state IN ('staging', 'complete')", name="state"),
+    CheckConstraint("kind IN ('state_dict', 'checkpoint', 'evaluation', 'plot')", name="kind"),
+    UniqueConstraint("run_id", "kind", "name"),
+    sqlite_autoincrement=True,
+)
+
+artifact_chunks = Table(
+    "artifact_chunks",
+    metadata,
+    Column("artifact_id", ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
