@@ -1,0 +1,147 @@
+"""The worker process: `python -P -m dljobs.workers '{"gpus": null, "cpu_devices": 4, "name": null}'`.
+
+`dljobs worker` and `dljobs up` start it so. It is a module of its own because ranks are forked from a clean process: a
+`__main__` that is a console script would be imported again in each of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import socket
+import sys
+import threading
+import time
+
+import psutil
+
+from dljobs.errors import DljobsError, ExitCode, UsageError
+from dljobs.service.doorbell import Doorbell, make_app
+from dljobs.service.registration import WorkerInfo
+from dljobs.service.schema import open_checked
+from dljobs.service.settings import SECRET_VARIABLES, Settings, load_settings
+
+from .consumer import Consumer
+from .devices import choose_devices
+from .launcher import Launcher
+from .worker import Worker
+
+PR_SET_DUMPABLE = 4
+# How long after the grace time the ends of runs are still written.
+FAREWELL_S = 60.0
+
+logger = logging.getLogger("dljobs.worker")
+
+
+def main(arguments: list[str]) -> int:
+    """Run a worker until it is asked to stop; returns its exit code."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        options = json.loads(arguments[0]) if arguments else {}
+        settings = load_settings()
+        ready_fd = os.environ.pop("DLJOBS_READY_FD", None)
+        _hide_secrets()
+        return _run(settings, options, None if ready_fd is None else int(ready_fd))
+    except DljobsError as error:
+        hint = f"\nhint: {error.hint}" if error.hint else ""
+        print(f"dljobs: {error.message}{hint}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -> int:
+    database = open_checked(settings)
+    info = _introduce(options)
+    # Before any other thread: the forkserver starts from a process that has only one.
+    launcher = Launcher()
+    launcher.warm()
+    app = make_app(settings)
+    worker = Worker(settings, database, Doorbell(settings, app), launcher, info)
+    stop = threading.Event()
+    consumer = Consumer(app, worker)
+    threads = worker.run_periodically(stop)
+    threading.Thread(target=_watch_replaced, args=[worker, consumer], daemon=True, name="replaced").start()
+    worker.schedule()
+    _say_ready(worker.name, info, ready_fd)
+    consumer.run()
+    _wind_up(worker, consumer, settings.grace_s)
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=5)
+    is_replaced = worker.replaced.is_set()
+    if not is_replaced:
+        worker.sign_off()
+    launcher.close()
+    database.close()
+    return ExitCode.ERROR if is_replaced else ExitCode.OK
+
+
+def _wind_up(worker: Worker, consumer: Consumer, grace_s: float) -> None:
+    """Drain: ask all runs to checkpoint and stop, and wait for their ends; at once on a second signal."""
+    logger.info("draining %d runs; a second signal stops them at once", worker.num_running)
+    worker.drain()
+    deadline = time.monotonic() + grace_s + FAREWELL_S
+    is_hurried = False
+    while worker.num_running and time.monotonic() < deadline:
+        consumer.immediate.wait(0.1)
+        if (consumer.immediate.is_set() or worker.replaced.is_set()) and not is_hurried:
+            worker.stop_at_once()
+            is_hurried = True
+        if is_hurried:
+            time.sleep(0.02)
+    worker.give_back_unclaimed()
+
+
+def _watch_replaced(worker: Worker, consumer: Consumer) -> None:
+    worker.replaced.wait()
+    logger.error("another process has registered as worker %s: this one ends", worker.name)
+    consumer.immediate.set()
+    consumer.stop()
+
+
+def _introduce(options: dict[str, object]) -> WorkerInfo:
+    gpus, cpu_devices, name = options.get("gpus"), options.get("cpu_devices"), options.get("name")
+    node = socket.gethostname()
+    default_name = node if gpus in (None, "all") else f"{node}-gpu-{str(gpus)[:60]}"
+    worker_name = str(name) if name else re.sub(r"[^A-Za-z0-9_.-]+", "-", default_name)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", worker_name):
+        raise UsageError(f"{worker_name!r} is no worker name", "use 1 to 100 letters, digits, dots, dashes")
+    num_stand_ins = cpu_devices if isinstance(cpu_devices, int) else None
+    devices = choose_devices(None if gpus is None else str(gpus), num_stand_ins, worker_name)
+    if devices[0].kind == "cpu" and cpu_devices is None:
+        logger.warning("no GPU found: this worker offers %d CPU stand-ins", len(devices))
+    names = ("dljobs", "torch", "celery", "redis", "sqlalchemy")
+    return WorkerInfo(
+        name=worker_name,
+        node=node,
+        pid=os.getpid(),
+        pid_started_at=psutil.Process().create_time(),
+        versions={"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}},
+        devices=devices,
+    )
+
+
+def _hide_secrets() -> None:
+    """Keep passwords from the ranks: out of the environment they inherit, and out of reach in /proc."""
+    for variable in SECRET_VARIABLES:
+        os.environ.pop(variable, None)
+    # A process of the same user could still read the first environment in /proc/PID/environ, or our memory.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _say_ready(name: str, info: WorkerInfo, ready_fd: int | None) -> None:
+    logger.info("worker %s is ready: %d %s devices", name, len(info.devices), info.devices[0].kind)
+    if ready_fd is not None:
+        with os.fdopen(ready_fd, "w") as pipe:
+            pipe.write(f"ready {name} {len(info.devices)}\n")
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)  # nothing is left to do, and tearing down the interpreter takes half a second

@@ -1,0 +1,98 @@
+"""How a run ended, from the evidence its ranks left: events, exit codes and what the supervisor had asked for.
+
+The first rank to fail is the cause; the others usually die of its death. What follows for the job is `runs.end_run`'s.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dljobs.service.failures import FailureClass
+from dljobs.service.runs import Outcome
+
+from .channel import Event
+from .launcher import RankExit
+
+_ASKED_FOR = {
+    FailureClass.CANCELLED: "cancelled",
+    FailureClass.PREEMPTED: "the worker is draining",
+    FailureClass.TIME_LIMIT: "the time limit was reached",
+}
+
+
+@dataclass
+class Evidence:
+    """What was seen of a run."""
+
+    exits: Sequence[RankExit] = ()
+    errors: list[Event] = field(default_factory=list)
+    finished: Event | None = None
+    stopped: Event | None = None
+    stop: FailureClass | None = None  # what the supervisor asked for
+    storage: str | None = None  # why an artifact that had to be stored was not
+    launch_error: str | None = None  # the launcher itself failed
+    out_of_memory_kills: int = 0  # by the kernel, on this node, while the run was on
+
+
+def classify(evidence: Evidence) -> Outcome:
+    """The outcome that the evidence shows."""
+    if evidence.storage is not None:
+        return Outcome(FailureClass.STORAGE, evidence.storage)
+    if evidence.finished is not None and not evidence.errors and evidence.launch_error is None:
+        result = evidence.finished.get("result") or {}
+        return Outcome(None, "finished", result=result)
+    if evidence.stop is not None:
+        return Outcome(evidence.stop, _describe_stop(evidence))
+    primary = [error for error in evidence.errors if not error.get("secondary")]
+    if primary or evidence.errors:
+        return _from_error(min(primary or evidence.errors, key=lambda error: float(error["at"])))
+    if evidence.exits:
+        return _from_exits(evidence)
+    why = evidence.launch_error or "no reason given"
+    return Outcome(FailureClass.KILLED, f"the ranks could not be launched: {why}")
+
+
+def count_out_of_memory_kills() -> int:
+    """How many processes the kernel has killed for want of memory since boot; 0 where it does not say."""
+    try:
+        text = Path("/proc/vmstat").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+
+
+def _describe_stop(evidence: Evidence) -> str:
+    assert evidence.stop is not None
+    what = _ASKED_FOR.get(evidence.stop, str(evidence.stop))
+    if evidence.stopped is not None:
+        return f"{what}: stopped after step {evidence.stopped.get('step')}"
+    return f"{what}: the ranks did not stop in time and were killed"
+
+
+def _from_error(error: Event) -> Outcome:
+    try:
+        failure = FailureClass(str(error.get("failure_class")))
+    except ValueError:
+        failure = FailureClass.USER
+    keys = ("rank", "exception", "message", "file", "line", "traceback", "hint")
+    details: dict[str, Any] = {key: error.get(key) for key in keys}
+    message = str(details["message"] or "").strip().split("\n")[0][:300]
+    where = f" ({Path(str(details['file'])).name}:{details['line']})" if details["file"] else ""
+    return Outcome(failure, f"rank {details['rank']} raised {details['exception']}: {message}{where}", error=details)
+
+
+def _from_exits(evidence: Evidence) -> Outcome:
+    """No rank could tell what happened: only how the operating system ended it is known."""
+    # The agent ends the other ranks with SIGTERM once one has failed: any other end comes first.
+    first = min(evidence.exits, key=lambda each: (each.exitcode in (0, -signal.SIGTERM), each.rank))
+    if first.exitcode >= 0:
+        reason = f"rank {first.rank} left with exit code {first.exitcode} and no exception"
+        return Outcome(FailureClass.USER, reason)
+    name = signal.Signals(-first.exitcode).name
+    if first.exitcode == -signal.SIGKILL and evidence.out_of_memory_kills:
+        return Outcome(FailureClass.OOM, f"rank {first.rank} was killed by the kernel: the host ran out of memory")
+    return Outcome(FailureClass.KILLED, f"rank {first.rank} was killed by {name}")

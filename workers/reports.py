@@ -1,0 +1,140 @@
+"""Reports: what the ranks wrote into the run's folder, taken over into rows, exactly once.
+
+The byte offsets of everything taken over are written in the transaction that inserts it. While the database is down the
+folder is the spool: nothing is lost, nothing arrives twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dljobs.errors import Unreachable
+from dljobs.service import logs, metrics
+from dljobs.service.clock import now
+from dljobs.service.database import Database
+from dljobs.service.logs import MAX_LINE_LENGTH
+from dljobs.service.metrics import Point
+from dljobs.service.runs import RunKey, fenced_update
+
+from .channel import Event, read_events
+from .folder import RunFolder
+
+SHIP_EVERY_S = 0.25
+URGENT = {"first_step", "error", "stopped", "finished"}  # somebody may be waiting for these
+RETRY_AFTER_S = 2.0
+MAX_BYTES_AT_ONCE = 1 << 20
+
+
+class Reports:
+    """Reads the events and logs of all ranks of a run and writes them to the database."""
+
+    def __init__(
+        self, database: Database, key: RunKey, folder: RunFolder, world_size: int, on_event: Callable[[Event], None]
+    ) -> None:
+        self._database = database
+        self._key = key
+        self._folder = folder
+        self._ranks = range(world_size)
+        self._on_event = on_event
+        self._read: dict[str, int] = {}  # how far each file was read
+        self._events: list[Event] = []  # read, not yet in the database
+        self._lines: list[tuple[int | None, str]] = []
+        self._next_at = 0.0
+        self._retry_at = 0.0  # after a failure
+
+    def say(self, line: str) -> None:
+        """Add a line of the supervisor's own to the run's log."""
+        self._lines.append((None, line))
+
+    def read(self, *, final: bool = False) -> None:
+        """Take in what the ranks have written since, and hand each event to `on_event`, once.
+
+        Args:
+            final: the ranks are gone: a last line without an end counts too.
+        """
+        if len(self._lines) > 20_000:  # the database is behind: what is in the files is safe there
+            return
+        for rank in self._ranks:
+            path = self._folder.events(rank)
+            events, self._read[path.name] = read_events(path, self._read.get(path.name, 0))
+            for event in events:
+                event.setdefault("rank", rank)
+                self._on_event(event)
+            self._events += events
+            self._read_log(rank, final=final)
+
+    def ship(self, *, force: bool = False) -> bool:
+        """Write what was read to the database, at most every `SHIP_EVERY_S` seconds; True if nothing waits any more.
+
+        Raises:
+            StaleToken: the run is no longer this worker's; nothing was written.
+        """
+        if not (self._events or self._lines):
+            return True
+        is_urgent = force or any(event["type"] in URGENT for event in self._events)
+        if time.monotonic() < (self._retry_at if is_urgent else max(self._next_at, self._retry_at)):
+            return False
+        try:
+            with self._database.write() as connection:
+                spool = {"spool_json": json.dumps(self._read)}
+                fenced_update(connection, self._key, **spool, **_progress_of(self._events))
+                logs.add_lines(connection, self._key.run_id, self._lines)
+                metrics.add_points(connection, self._key.run_id, _points_of(self._events))
+        except Unreachable:
+            self._retry_at = time.monotonic() + RETRY_AFTER_S
+            return False
+        self._events.clear()
+        self._lines.clear()
+        self._next_at = time.monotonic() + SHIP_EVERY_S
+        return True
+
+    def _read_log(self, rank: int, *, final: bool) -> None:
+        path = self._folder.log(rank)
+        offset = self._read.get(path.name, 0)
+        content = _read_bytes(path, offset)
+        # A progress bar rewrites its line with \r: each state of it is a line of its own here.
+        whole = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+        if final or len(content) >= MAX_BYTES_AT_ONCE:
+            whole = whole or len(content)
+            whole = len(content) if final and len(content) < MAX_BYTES_AT_ONCE else whole
+        self._read[path.name] = offset + whole
+        for line in content[:whole].decode("utf-8", "replace").splitlines():
+            pieces = range(0, max(len(line), 1), MAX_LINE_LENGTH)
+            self._lines += [(rank, line[start : start + MAX_LINE_LENGTH]) for start in pieces]
+
+
+def _read_bytes(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(MAX_BYTES_AT_ONCE)
+    except FileNotFoundError:
+        return b""
+
+
+def _progress_of(events: list[Event]) -> dict[str, Any]:
+    """The columns of the run's row that these events change."""
+    values: dict[str, Any] = {}
+    for event in events:
+        if event["type"] == "plan":
+            values["total_steps"] = int(event["total_steps"])
+        elif event["type"] == "first_step" and event["rank"] == 0:
+            values["first_step_at"] = now() - max(0.0, time.time() - event["at"])  # an age is the same by any clock
+        elif event["type"] == "progress":
+            values |= {name: event[name] for name in ("step", "total_steps", "epoch", "steps_per_s")}
+            values["progress_at"] = now()
+    return values
+
+
+def _points_of(events: list[Event]) -> list[Point]:
+    nan = float("nan")
+    return [
+        Point(event["step"], event["epoch"], event["split"], name, nan if value is None else value, event["at"])
+        for event in events
+        if event["type"] == "metrics"
+        for name, value in event["values"].items()
+    ]

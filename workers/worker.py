@@ -1,0 +1,253 @@
+"""The worker: the runs that one process supervises on the devices it is pinned to, and what it does for the queue.
+
+`schedule`, `execute` and `attend` answer doorbells; `beat` and `sweep` come round by themselves. All of them are safe
+to call at any time, from any thread, any number of times: each acts only through guarded operations on the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+import psutil
+
+from dljobs.errors import DljobsError, StaleToken, Unreachable
+from dljobs.service import leases, registration, runs, sweep
+from dljobs.service.database import Database
+from dljobs.service.dispatch import dispatch
+from dljobs.service.doorbell import Doorbell
+from dljobs.service.failures import FailureClass
+from dljobs.service.jobs import get_job
+from dljobs.service.registration import Registration, WorkerInfo
+from dljobs.service.runs import Outcome, RunKey
+from dljobs.service.settings import Settings
+from dljobs.service.states import WorkerState
+
+from .launcher import Launcher
+from .supervisor import Assignment, Supervisor, checkpoints_of
+
+TIDY_EVERY_S = 600.0
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """One registered worker."""
+
+    def __init__(
+        self, settings: Settings, database: Database, doorbell: Doorbell, launcher: Launcher, info: WorkerInfo
+    ) -> None:
+        self.name = info.name
+        self._settings = settings
+        self._database = database
+        self._doorbell = doorbell
+        self._launcher = launcher
+        self._info = info
+        self._registration = self._register()
+        self._supervisors: dict[int, Supervisor] = {}
+        self._lock = threading.Lock()  # guards the dict above
+        self._scheduling = threading.Lock()
+        self._schedule_again = threading.Event()
+        self._is_draining = False
+        self._contact_since = time.monotonic()  # of the database, without a failure since
+        self._tidied_at = 0.0
+        self.replaced = threading.Event()
+
+    def _register(self) -> Registration:
+        with self._database.write() as connection:
+            registered = registration.register(
+                connection, self._info, stale_after_s=self._settings.lease_s, is_alive=is_process_alive
+            )
+        # After a kill -9 and a restart the old ranks are dead (they die with their worker): no need to wait for leases.
+        sweep.end_runs_of_restarted(self._database, registered.worker_id, actor=self.name)
+        return registered
+
+    # Doorbells
+
+    def schedule(self) -> None:
+        """Place what can be placed and ring whoever got something. Rings that come meanwhile become one more round."""
+        self._schedule_again.set()
+        while self._schedule_again.is_set():
+            if not self._scheduling.acquire(blocking=False):
+                return  # the holder sees the flag
+            try:
+                self._schedule_again.clear()
+                for placed in dispatch(self._database, lease_s=self._settings.lease_s):
+                    if placed.worker_name == self.name:
+                        self.execute(placed.key)
+                    else:
+                        self._doorbell.ring_execute(placed.worker_name, placed.key)
+            finally:
+                self._scheduling.release()
+
+    def execute(self, key: RunKey) -> bool:
+        """Claim a run and start supervising it; False if it is not this worker's to claim."""
+        if self._is_draining:
+            return False
+        with self._database.write() as connection:
+            if not runs.claim(connection, key, self._registration.worker_id):
+                logger.warning("refused a doorbell for run %s: nothing here waits under that id and token", key.run_id)
+                return False
+        supervisor = Supervisor(
+            self._assign(key),
+            self._database,
+            self._launcher,
+            actor=self.name,
+            home=self._settings.home,
+            data_dir=self._settings.data_dir,
+            grace_s=self._settings.grace_s,
+        )
+        with self._lock:
+            self._supervisors[key.run_id] = supervisor
+        watcher = threading.Thread(target=self._see_through, args=[supervisor], daemon=True, name=f"watch-{key.run_id}")
+        watcher.start()
+        return True
+
+    def attend(self) -> None:
+        """Look whether somebody has asked for the end of a run that is on here."""
+        with self._lock:
+            mine = dict(self._supervisors)
+        if not mine:
+            return
+        with self._database.read() as connection:
+            live = runs.live_runs_of(connection, self._registration.worker_id)
+        for run in live:
+            if run["cancel_requested_at"] is not None and run["id"] in mine:
+                mine[run["id"]].request_stop(FailureClass.CANCELLED)
+
+    # What comes round by itself
+
+    def beat(self) -> None:
+        """Renew the worker's row and all its leases; give up the runs whose lease is no longer ours."""
+        with self._lock:
+            mine = {supervisor.key.token: supervisor for supervisor in self._supervisors.values()}
+        with self._database.write() as connection:
+            is_current = registration.beat(connection, self._registration)
+            valid = leases.renew(connection, mine, self._settings.lease_s) if mine else set()
+        for token, supervisor in mine.items():
+            if token not in valid and supervisor.thread.is_alive():
+                supervisor.abandon()
+        if not is_current:
+            self.replaced.set()
+
+    def sweep(self) -> None:
+        """See what a lost message or a dead process left waiting."""
+        # An outage of the database stops everybody's heartbeats: give them time to beat before calling anyone lost.
+        if time.monotonic() - self._contact_since > 2 * self._settings.heartbeat_s:
+            sweep.expire_leases(self._database, actor=self.name)
+        self.schedule()
+        with self._database.read() as connection:
+            waiting = runs.unclaimed_keys(connection, self._registration.worker_id)
+        for key in waiting:
+            self.execute(key)
+        self.attend()
+        if time.monotonic() - self._tidied_at > TIDY_EVERY_S:
+            sweep.tidy(self._database)
+            self._tidied_at = time.monotonic()
+        if self._database.is_sqlite:
+            sweep.checkpoint_wal(self._database)
+
+    def run_periodically(self, stop: threading.Event) -> list[threading.Thread]:
+        """Start the threads that beat and sweep until `stop` is set."""
+        rounds = ((self.beat, self._settings.heartbeat_s), (self.sweep, self._settings.sweep_s))
+        threads = [
+            threading.Thread(target=self._repeat, args=[work, interval_s, stop], name=work.__name__, daemon=True)
+            for work, interval_s in rounds
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _repeat(self, work, interval_s: float, stop: threading.Event) -> None:  # type: ignore[no-untyped-def]
+        while not stop.wait(interval_s):
+            try:
+                work()
+            except Unreachable as error:
+                self._contact_since = time.monotonic()
+                logger.warning("%s: %s", work.__name__, error.message)
+            except Exception:
+                logger.exception("%s failed; it comes round again in %g s", work.__name__, interval_s)
+
+    # The end
+
+    @property
+    def num_running(self) -> int:
+        """Runs that are on here now."""
+        with self._lock:
+            return len(self._supervisors)
+
+    def drain(self) -> None:
+        """Take nothing new, and ask all runs to checkpoint and stop; their jobs go back in the queue."""
+        self._is_draining = True
+        self._say(WorkerState.DRAINING, "draining: it takes nothing new")
+        with self._lock:
+            mine = list(self._supervisors.values())
+        for supervisor in mine:
+            supervisor.request_stop(FailureClass.PREEMPTED)
+        self.give_back_unclaimed()
+
+    def give_back_unclaimed(self) -> None:
+        """Runs that were placed here just before the drain go back in the queue at once."""
+        try:
+            with self._database.write() as connection:
+                for key in runs.unclaimed_keys(connection, self._registration.worker_id):
+                    outcome = Outcome(FailureClass.PREEMPTED, f"worker {self.name} is draining")
+                    runs.end_run(connection, key.run_id, outcome, actor=self.name, token=key.token)
+        except (Unreachable, StaleToken) as error:
+            logger.warning("could not give back what waits: %s", error)
+
+    def stop_at_once(self) -> None:
+        """Kill all ranks now; their jobs go back in the queue and continue from their last checkpoint."""
+        with self._lock:
+            mine = list(self._supervisors.values())
+        for supervisor in mine:
+            supervisor.request_stop(FailureClass.PREEMPTED, at_once=True)
+
+    def sign_off(self) -> None:
+        """Say that the worker is gone, and tell the others that there is something to place."""
+        self._say(WorkerState.OFFLINE, "stopped")
+        self._doorbell.ring_schedule()
+
+    def _say(self, state: WorkerState, reason: str) -> None:
+        try:
+            with self._database.write() as connection:
+                registration.set_state(connection, self._registration, state, reason=reason)
+        except DljobsError as error:
+            logger.warning("could not say that the worker is %s: %s", state, error)
+
+    def _assign(self, key: RunKey) -> Assignment:
+        with self._database.read() as connection:
+            run = runs.get_run(connection, key.run_id)
+            job = get_job(connection, run["job_id"])
+            placed = leases.placement(connection, key.run_id)
+        num_ranks = job["num_devices"] if job["strategy"] == "ddp" else 1
+        cores = len(os.sched_getaffinity(0)) * len(placed) / len(self._info.devices)
+        return Assignment(
+            key=key,
+            job=job,
+            run_number=run["number"],
+            devices=placed,
+            num_threads=max(1, int(cores / num_ranks)),
+            resume_from=checkpoints_of(self._database, job) if job["num_runs"] > 1 else [],
+        )
+
+    def _see_through(self, supervisor: Supervisor) -> None:
+        supervisor.thread.start()
+        supervisor.thread.join()
+        with self._lock:
+            self._supervisors.pop(supervisor.key.run_id, None)
+        # The devices are free: place the next job here and now, and let the others know.
+        try:
+            self.schedule()
+        except DljobsError as error:
+            logger.warning("could not place the next job: %s", error)
+
+
+def is_process_alive(pid: int, started_at: float) -> bool:
+    """Whether the process that had this pid when it started at `started_at` still lives (pids are reused)."""
+    try:
+        return abs(psutil.Process(pid).create_time() - started_at) < 2.0
+    except psutil.NoSuchProcess:
+        return False
