@@ -62,6 +62,8 @@ class Settings:
     def to_environment(self) -> dict[str, str]:
         """The variables that give a child process these same settings."""
         values = {f"DLJOBS_{field.name.upper()}": str(getattr(self, field.name)) for field in setting_fields()}
+        if not self.config.exists():
+            del values["DLJOBS_CONFIG"]  # a file that is named has to exist; the default one need not
         return {name: value for name, value in values.items() if value}
 
 

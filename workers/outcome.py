@@ -15,7 +15,7 @@ from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome
 
 from .channel import Event
-from .launcher import RankExit
+from .launcher import LAST_WORDS_S, RankExit
 
 _ASKED_FOR = {
     FailureClass.CANCELLED: "cancelled",
@@ -47,11 +47,14 @@ def classify(evidence: Evidence) -> Outcome:
         return Outcome(None, "finished", result=result)
     if evidence.stop is not None:
         return Outcome(evidence.stop, _describe_stop(evidence))
+    killed = _killed_first(evidence.exits)
+    if killed is not None:
+        return _from_exit(killed, evidence)
     primary = [error for error in evidence.errors if not error.get("secondary")]
     if primary or evidence.errors:
         return _from_error(min(primary or evidence.errors, key=lambda error: float(error["at"])))
     if evidence.exits:
-        return _from_exits(evidence)
+        return _from_exit(evidence.exits[0], evidence)
     why = evidence.launch_error or "no reason given"
     return Outcome(FailureClass.KILLED, f"the ranks could not be launched: {why}")
 
@@ -85,14 +88,22 @@ def _from_error(error: Event) -> Outcome:
     return Outcome(failure, f"rank {details['rank']} raised {details['exception']}: {message}{where}", error=details)
 
 
-def _from_exits(evidence: Evidence) -> Outcome:
-    """No rank could tell what happened: only how the operating system ended it is known."""
-    # The agent ends the other ranks with SIGTERM once one has failed: any other end comes first.
-    first = min(evidence.exits, key=lambda each: (each.exitcode in (0, -signal.SIGTERM), each.rank))
-    if first.exitcode >= 0:
-        reason = f"rank {first.rank} left with exit code {first.exitcode} and no exception"
-        return Outcome(FailureClass.USER, reason)
-    name = signal.Signals(-first.exitcode).name
-    if first.exitcode == -signal.SIGKILL and evidence.out_of_memory_kills:
-        return Outcome(FailureClass.OOM, f"rank {first.rank} was killed by the kernel: the host ran out of memory")
-    return Outcome(FailureClass.KILLED, f"rank {first.rank} was killed by {name}")
+def _killed_first(exits: Sequence[RankExit]) -> RankExit | None:
+    """The rank that a signal ended before anything else happened: the errors of the others are its echo.
+
+    The launcher itself kills what is left of a run, but only `LAST_WORDS_S` after the first end. SIGTERM comes from the
+    agent, and SIGABRT from communication libraries that miss a peer.
+    """
+    ours = {-signal.SIGTERM, -signal.SIGABRT}
+    first_at = min((end.at for end in exits), default=0.0)
+    early = [end for end in exits if end.at - first_at < LAST_WORDS_S / 2]
+    return next((end for end in early if end.exitcode < 0 and end.exitcode not in ours), None)
+
+
+def _from_exit(end: RankExit, evidence: Evidence) -> Outcome:
+    """No rank could tell what happened: only how the operating system ended this one is known."""
+    if end.exitcode >= 0:
+        return Outcome(FailureClass.USER, f"rank {end.rank} left with exit code {end.exitcode} and no exception")
+    if end.exitcode == -signal.SIGKILL and evidence.out_of_memory_kills:
+        return Outcome(FailureClass.OOM, f"rank {end.rank} was killed by the kernel: the host ran out of memory")
+    return Outcome(FailureClass.KILLED, f"rank {end.rank} was killed by {signal.Signals(-end.exitcode).name}")

@@ -27,6 +27,7 @@ SHIP_EVERY_S = 0.25
 URGENT = {"first_step", "error", "stopped", "finished"}  # somebody may be waiting for these
 RETRY_AFTER_S = 2.0
 MAX_BYTES_AT_ONCE = 1 << 20
+MAX_LINES_WAITING = 20_000
 
 
 class Reports:
@@ -50,14 +51,18 @@ class Reports:
         """Add a line of the supervisor's own to the run's log."""
         self._lines.append((None, line))
 
-    def read(self, *, final: bool = False) -> None:
-        """Take in what the ranks have written since, and hand each event to `on_event`, once.
+    def read(self, *, final: bool = False) -> bool:
+        """Take in some of what the ranks have written since, and hand each event to `on_event`, once.
 
         Args:
             final: the ranks are gone: a last line without an end counts too.
+
+        Returns:
+            Whether there may be more to read.
         """
-        if len(self._lines) > 20_000:  # the database is behind: what is in the files is safe there
-            return
+        if len(self._lines) > MAX_LINES_WAITING:  # the database is behind: what is in the files is safe there
+            return True
+        before = dict(self._read)
         for rank in self._ranks:
             path = self._folder.events(rank)
             events, self._read[path.name] = read_events(path, self._read.get(path.name, 0))
@@ -66,6 +71,7 @@ class Reports:
                 self._on_event(event)
             self._events += events
             self._read_log(rank, final=final)
+        return self._read != before
 
     def ship(self, *, force: bool = False) -> bool:
         """Write what was read to the database, at most every `SHIP_EVERY_S` seconds; True if nothing waits any more.
@@ -78,17 +84,18 @@ class Reports:
         is_urgent = force or any(event["type"] in URGENT for event in self._events)
         if time.monotonic() < (self._retry_at if is_urgent else max(self._next_at, self._retry_at)):
             return False
+        num_lines = len(self._lines)  # `say` may add more from another thread
         try:
             with self._database.write() as connection:
                 spool = {"spool_json": json.dumps(self._read)}
                 fenced_update(connection, self._key, **spool, **_progress_of(self._events))
-                logs.add_lines(connection, self._key.run_id, self._lines)
+                logs.add_lines(connection, self._key.run_id, self._lines[:num_lines])
                 metrics.add_points(connection, self._key.run_id, _points_of(self._events))
         except Unreachable:
             self._retry_at = time.monotonic() + RETRY_AFTER_S
             return False
         self._events.clear()
-        self._lines.clear()
+        del self._lines[:num_lines]
         self._next_at = time.monotonic() + SHIP_EVERY_S
         return True
 
@@ -98,9 +105,9 @@ class Reports:
         content = _read_bytes(path, offset)
         # A progress bar rewrites its line with \r: each state of it is a line of its own here.
         whole = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
-        if final or len(content) >= MAX_BYTES_AT_ONCE:
-            whole = whole or len(content)
-            whole = len(content) if final and len(content) < MAX_BYTES_AT_ONCE else whole
+        is_all = len(content) < MAX_BYTES_AT_ONCE
+        if (final and is_all) or not (whole or is_all):
+            whole = len(content)
         self._read[path.name] = offset + whole
         for line in content[:whole].decode("utf-8", "replace").splitlines():
             pieces = range(0, max(len(line), 1), MAX_LINE_LENGTH)

@@ -140,10 +140,7 @@ class Supervisor:
         self._evidence.exits = launch.exits
         self._evidence.launch_error = None if launch.error is None else str(launch.error) or repr(launch.error)
         self._evidence.out_of_memory_kills = count_out_of_memory_kills() - oom_kills_before
-        self._reports.read(final=True)
-        while not (self._uploads.is_idle and self._reports.ship(force=True)):
-            self._refuse_if_abandoned()
-            time.sleep(POLL_S)
+        self._take_over_the_rest()
         if self._evidence.finished is not None:
             self._evidence.storage = self._uploads.missing
         return classify(self._evidence)
@@ -160,6 +157,17 @@ class Supervisor:
             except Unreachable:
                 return
         self._reports.ship()
+
+    def _take_over_the_rest(self) -> None:
+        """The ranks are gone: bring all they left into the database, however long that takes."""
+        while True:
+            is_more = self._reports.read(final=True)
+            is_shipped = self._reports.ship(force=True)
+            if is_shipped and not is_more and self._uploads.is_idle:
+                return
+            self._refuse_if_abandoned()
+            if not is_more:
+                time.sleep(POLL_S)
 
     def _refuse_if_abandoned(self) -> None:
         if self._abandoned.is_set():
