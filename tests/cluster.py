@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from sqlalchemy import RowMapping
+
 from dljobs.service import artifacts, jobs, logs, runs, schema
 from dljobs.service.database import Database
 from dljobs.service.doorbell import Doorbell
@@ -24,8 +26,6 @@ from dljobs.service.settings import Settings, load_settings
 from dljobs.service.states import ENDED_JOBS
 from dljobs.service.submission import Request, enqueue, prepare
 from dljobs.service.worker_process import WorkerProcess
-from sqlalchemy import RowMapping
-
 from tests.waiting import wait_until
 
 # Short, so that a test sees expiry and sweep; still a beat well under the lease.
@@ -74,7 +74,10 @@ class Cluster:
 
     def log(self, job_id: int) -> list[str]:
         with self.database.read() as connection:
-            return [row["line"] for row in logs.list_lines(connection, [run["id"] for run in self._runs(connection, job_id)])]
+            return [
+                row["line"]
+                for row in logs.list_lines(connection, [run["id"] for run in self._runs(connection, job_id)])
+            ]
 
     def artifacts(self, job_id: int, kind: str | None = None) -> list[RowMapping]:
         with self.database.read() as connection:

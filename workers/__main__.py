@@ -59,7 +59,7 @@ def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -
     launcher = Launcher()
     launcher.warm()
     app = make_app(settings)
-    worker = Worker(settings, database, Doorbell(settings, app), launcher, info)
+    worker = Worker(settings, database, Doorbell(settings), launcher, info)
     stop = threading.Event()
     consumer = Consumer(app, worker)
     threads = worker.run_periodically(stop)

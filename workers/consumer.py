@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
-from kombu import Queue
+from celery.platforms import SecurityWarning
+from kombu.entity import Queue
 
 from dljobs.errors import DljobsError
 from dljobs.service.doorbell import ATTEND_TASK, EXECUTE_TASK, SCHEDULE_QUEUE, SCHEDULE_TASK, worker_queue
@@ -33,11 +35,12 @@ class Consumer:
         self.immediate = threading.Event()
         queues = [SCHEDULE_QUEUE, worker_queue(worker.name)]
         app.conf.task_queues = [Queue(name) for name in queues]
-        app.conf.task_create_missing_queues = False
         self._add_tasks()
 
     def run(self) -> None:
         """Consume until SIGTERM or SIGINT. A second signal sets `immediate`."""
+        # Celery warns of pickle as root; nothing here accepts pickle.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         # Celery installs its own handlers while it starts: ours come after, or its second SIGTERM would only repeat.
         signals.worker_ready.connect(self._take_signals, weak=False)
         signals.worker_shutting_down.connect(self._on_shutdown, weak=False)

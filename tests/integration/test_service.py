@@ -1,4 +1,4 @@
-"""A job's whole way through real Redis, a real worker and real ranks, and what an unlucky or hostile world does to it."""
+"""A job's whole way through real Redis, a real worker and real ranks, in a world that is unlucky or hostile."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from dljobs.service import jobs, leases
 from dljobs.service.doorbell import EXECUTE_TASK, Doorbell, make_app, worker_queue
 from dljobs.service.jobs import request_cancel
-
 from tests.cluster import Cluster, family_of, running_cluster
-from tests.waiting import wait_until
 
 SHORT = ("max_steps=3", "epochs=1")
 LONG = ("epochs=1000",)
