@@ -1,0 +1,101 @@
+"""Building a model for the data it shall see, and saying at once if the two do not go together.
+
+It owns the fit between a model's options and the data, tried with one sample before anything is trained. It does not
+know devices, ranks or optimizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dljobs.errors import UsageError
+
+from .catalog import ModelEntry, check_options, find_dataset, find_model, resolve
+from .data import Data
+from .evaluation import evaluating
+
+# Options that follow from the data unless the user sets them; a model takes part by having a parameter of that name.
+FITTED: dict[str, Callable[[Data], int | None]] = {
+    "in_channels": lambda data: data.sample_shape[0] if len(data.sample_shape) == 3 else None,
+    "num_classes": lambda data: data.num_classes,
+}
+
+
+def build_model(name: str, options: Mapping[str, object], data: Data) -> nn.Module:
+    """A new model of the zoo on the CPU, its weights drawn from torch's global RNG, its outputs checked on one sample.
+
+    Raises:
+        UnknownName, UsageError: no such model or option; a value that the model refuses; a model that cannot take the
+            data's samples or has too few outputs for its classes.
+    """
+    entry = find_model(name)
+    settings = check_options(name, entry.options, options)
+    for option, fitted in FITTED.items():
+        value = fitted(data)
+        if option in entry.options and option not in settings and value is not None:
+            settings[option] = value
+    model = _construct(entry, settings)
+    x, y = data.train.batch(torch.tensor([0]))
+    _check_output(entry, _try_forward(entry, model, x), y, data)
+    return model
+
+
+def _construct(entry: ModelEntry, settings: dict[str, Any]) -> nn.Module:
+    try:
+        model = resolve(entry.target)(**settings)
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:
+        given = ", ".join(f"{option}={value}" for option, value in settings.items())
+        raise UsageError(
+            f"{entry.name} cannot be built with {given or 'its defaults'}: {_first_line(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{entry.name} is no model: {entry.target} gave a {type(model).__name__}, not an nn.Module")
+    return model
+
+
+def _try_forward(entry: ModelEntry, model: nn.Module, x: Tensor) -> Tensor:
+    """Run one sample through, leaving the RNG and the mode as they were; a lazy layer gets its shape here."""
+    try:
+        with evaluating(model), torch.random.fork_rng(devices=[]):
+            output = model(x)
+    # Whatever the model's code raises: where even one sample fails, that is what the user must read.
+    except Exception as error:
+        made_for = find_dataset(entry.data)
+        raise UsageError(
+            f"{entry.name} cannot take samples of shape {shape_text(x.shape[1:])}: it is made for "
+            f"{shape_text(made_for.shape)}, as in {made_for.name} ({_first_line(error)})"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise UsageError(f"{entry.name} gave a {type(output).__name__} where the trainer needs one tensor")
+    return output
+
+
+def _check_output(entry: ModelEntry, output: Tensor, y: Tensor, data: Data) -> None:
+    shape = shape_text(output.shape[1:])
+    if data.num_classes is None:
+        if output.shape != y.shape:
+            raise UsageError(
+                f"{entry.name} gives values of shape {shape}, and the data's are {shape_text(y.shape[1:])}"
+            )
+        return
+    if output.ndim != 2 or len(output) != 1:
+        raise UsageError(f"{entry.name} gives {shape} for a sample, where classes need one row of numbers")
+    if output.shape[1] < data.num_classes:
+        raise UsageError(
+            f"{entry.name} has {output.shape[1]} outputs, and the data's labels go from 0 to {data.num_classes - 1}",
+            hint=f"leave num_classes out, or set it to {data.num_classes}" if "num_classes" in entry.options else "",
+        )
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """1×32×32, or "a single number" for an empty shape."""
+    return "×".join(str(size) for size in shape) or "a single number"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().split("\n", 1)[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,292 @@
+"""The catalog: which models and datasets the zoo has, their options and defaults, as every client knows them.
+
+It owns the two decorators and what their arguments mean. It reads the declarations as text (`declarations.py`) and
+imports neither torch nor the files it lists; only `resolve`, on the side of the ranks, imports one. So a new model is
+one file with one decorator, and it appears in `dljobs models`, in validation and in the tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from dljobs.errors import UnknownName
+
+from .declarations import Declaration, read_declarations
+from .options import Option, check_options, coerce
+
+__all__ = [
+    "LOSS_NAMES",
+    "LOSS_TASKS",
+    "Catalog",
+    "DatasetEntry",
+    "ModelEntry",
+    "Option",
+    "check_options",
+    "coerce",
+    "dataset",
+    "datasets",
+    "find_dataset",
+    "find_model",
+    "model",
+    "models",
+    "read_catalog",
+    "resolve",
+]
+
+Task = Literal["classification", "regression"]
+Goal = Literal["max", "min"]
+Declared = TypeVar("Declared", bound=Callable[..., Any])
+
+# Each loss and the task it is for. Stands here beside losses.py, because a client checks `--loss` without torch; a test
+# keeps the two equal.
+LOSS_TASKS: dict[str, Task] = {
+    "cross_entropy": "classification",
+    "l1": "regression",
+    "mse": "regression",
+    "sae": "regression",
+    "sse": "regression",
+}
+LOSS_NAMES = tuple(LOSS_TASKS)
+
+MODEL_TEXTS = ("summary", "source", "data", "loss", "metric", "goal", "expected")
+DATASET_TEXTS = ("summary", "source", "task")
+
+
+def model(  # noqa: PLR0913 (it is a form to fill in, and mypy checks each declaration against it)
+    name: str,
+    *,
+    summary: str,
+    source: str,
+    num_parameters: int | None,
+    data: str,
+    loss: str,
+    metric: str,
+    goal: Goal,
+    expected: str,
+    **training: int | float | str,
+) -> Callable[[Declared], Declared]:
+    """Declare the class or function below as a model of the zoo. Only its text counts: at run time it does nothing.
+
+    Args:
+        name: what `dljobs submit` is given.
+        summary: one line for `dljobs models`.
+        source: the paper, book or tutorial it follows.
+        num_parameters: with default options; None where that depends on the data.
+        data: its default dataset, by name.
+        loss: one of LOSS_NAMES.
+        metric: what "best" is judged by, e.g. "accuracy" or "loss"; higher is better if goal is "max".
+        goal: "max" or "min".
+        expected: the result that a run with all defaults reaches, in words.
+        training: defaults of any field of `Training` (epochs, batch_size, lr, …).
+    """
+    return lambda declared: declared
+
+
+def dataset(
+    name: str,
+    *,
+    summary: str,
+    source: str,
+    task: Task,
+    shape: tuple[int, ...],
+    num_classes: int | None,
+    downloads: bool = False,
+) -> Callable[[Declared], Declared]:
+    """Declare the function below, `(root: Path, *, option=…) -> Data`, as a dataset of the zoo.
+
+    `shape` is one sample's, without the batch; `num_classes` is None for regression; `downloads` says that it is
+    fetched from the internet where the data folder does not have it.
+    """
+    return lambda declared: declared
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model as the catalog lists it."""
+
+    name: str
+    summary: str
+    source: str
+    num_parameters: int | None
+    data: str
+    loss: str
+    metric: str
+    goal: Goal
+    defaults: dict[str, Any]  # fields of Training
+    expected: str
+    target: str  # "dljobs.models.lenet:LeNet"
+    options: dict[str, Option]
+    doc: str
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A dataset as the catalog lists it."""
+
+    name: str
+    summary: str
+    source: str
+    task: Task
+    shape: tuple[int, ...]  # of one sample, with default options
+    num_classes: int | None
+    target: str  # "dljobs.models.datasets.digits:digits"
+    options: dict[str, Option]
+    doc: str
+    downloads: bool = False
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Everything declared under one folder, by name."""
+
+    models: dict[str, ModelEntry]
+    datasets: dict[str, DatasetEntry]
+
+
+def models() -> dict[str, ModelEntry]:
+    """Every model of the zoo by its name. Read once per process."""
+    return _zoo().models
+
+
+def datasets() -> dict[str, DatasetEntry]:
+    """Every dataset by its name. Read once per process."""
+    return _zoo().datasets
+
+
+def find_model(name: str) -> ModelEntry:
+    """The model of that name.
+
+    Raises:
+        UnknownName: there is none; the message holds the nearest name.
+    """
+    if name not in models():
+        raise UnknownName("model", name, models(), hint="`dljobs models` lists them")
+    return models()[name]
+
+
+def find_dataset(name: str) -> DatasetEntry:
+    """The dataset of that name.
+
+    Raises:
+        UnknownName: there is none; the message holds the nearest name.
+    """
+    if name not in datasets():
+        raise UnknownName("dataset", name, datasets())
+    return datasets()[name]
+
+
+def resolve(target: str) -> Any:
+    """Import what "package.module:symbol" names. For ranks: this is where torch comes in."""
+    module, _, symbol = target.partition(":")
+    return getattr(importlib.import_module(module), symbol)
+
+
+def read_catalog(folder: Path, package: str) -> Catalog:
+    """All declarations in `folder` and below, which is imported as `package`.
+
+    Raises:
+        DljobsError: a declaration that is incomplete or wrong, or a name given twice; it names the file and line.
+    """
+    catalog = Catalog({}, {})
+    placed: dict[tuple[str, str], Declaration] = {}
+    for file in _python_files(folder):
+        for declaration in read_declarations(file):
+            key = (declaration.kind, declaration.name)
+            if key in placed:
+                raise declaration.error(f"is declared twice: also at {placed[key].file}:{placed[key].line}")
+            placed[key] = declaration
+            module = ".".join((package, *file.relative_to(folder).with_suffix("").parts))
+            target = f"{module}:{declaration.symbol}"
+            if declaration.kind == "model":
+                catalog.models[declaration.name] = _model_entry(declaration, target)
+            else:
+                catalog.datasets[declaration.name] = _dataset_entry(declaration, target)
+    return Catalog(dict(sorted(catalog.models.items())), dict(sorted(catalog.datasets.items())))
+
+
+@functools.cache
+def _zoo() -> Catalog:
+    return read_catalog(Path(__file__).parent, __package__ or "dljobs.models")
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".py":
+            yield path
+        elif not path.suffix and path.name[0] not in "._" and path.is_dir():
+            yield from _python_files(path)
+
+
+def _model_entry(declaration: Declaration, target: str) -> ModelEntry:
+    given = dict(declaration.arguments)
+    texts = _texts(declaration, given, MODEL_TEXTS)
+    if texts["goal"] not in ("max", "min"):
+        raise declaration.error(f"has the goal {texts['goal']!r}: it is 'max' or 'min'")
+    if texts["loss"] not in LOSS_NAMES:
+        raise declaration.error(f"has the loss {texts['loss']!r}: it is one of {', '.join(LOSS_NAMES)}")
+    num_parameters = _taken(declaration, given, "num_parameters")
+    if num_parameters is not None and type(num_parameters) is not int:
+        raise declaration.error("needs num_parameters as a whole number, or None where it depends on the data")
+    return ModelEntry(
+        name=declaration.name,
+        summary=texts["summary"],
+        source=texts["source"],
+        num_parameters=num_parameters,
+        data=texts["data"],
+        loss=texts["loss"],
+        metric=texts["metric"],
+        goal=cast("Goal", texts["goal"]),
+        defaults=given,  # what is left are fields of Training, which the service knows
+        expected=texts["expected"],
+        target=target,
+        options=declaration.options,
+        doc=declaration.doc,
+    )
+
+
+def _dataset_entry(declaration: Declaration, target: str) -> DatasetEntry:
+    given = dict(declaration.arguments)
+    texts = _texts(declaration, given, DATASET_TEXTS)
+    if texts["task"] not in ("classification", "regression"):
+        raise declaration.error(f"has the task {texts['task']!r}: it is 'classification' or 'regression'")
+    shape = _taken(declaration, given, "shape")
+    if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
+        raise declaration.error(f"needs its shape as a tuple of whole numbers, not {shape!r}")
+    num_classes = _taken(declaration, given, "num_classes")
+    if (num_classes is None) != (texts["task"] == "regression"):
+        raise declaration.error(f"has num_classes={num_classes!r}, which does not go with {texts['task']}")
+    downloads = bool(given.pop("downloads", False))
+    if given:
+        raise declaration.error(f"has an argument that no dataset takes: {', '.join(given)}")
+    return DatasetEntry(
+        name=declaration.name,
+        summary=texts["summary"],
+        source=texts["source"],
+        task=cast("Task", texts["task"]),
+        shape=shape,
+        num_classes=num_classes,
+        target=target,
+        options=declaration.options,
+        doc=declaration.doc,
+        downloads=downloads,
+    )
+
+
+def _texts(declaration: Declaration, given: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+    """Take the required texts out of the given arguments."""
+    texts = {name: _taken(declaration, given, name) for name in names}
+    for name, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise declaration.error(f"needs {name!r} as a text that is not empty, not {text!r}")
+    return texts
+
+
+def _taken(declaration: Declaration, given: dict[str, Any], name: str) -> Any:
+    if name not in given:
+        raise declaration.error(f"lacks the argument {name!r}")
+    return given.pop(name)

@@ -1,0 +1,124 @@
+"""Data: what a model is trained and tested on, as two splits that give batches by index.
+
+It owns the types that every dataset returns and the check that they hold together. It does not know where the samples
+come from (datasets/) nor which rank sees which of them (the trainer's sampler): a split gives the samples asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dljobs.errors import DataError
+
+from .catalog import Task, check_options, find_dataset, resolve
+
+
+class Split(Protocol):
+    """Samples with an index from 0 to len - 1."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """For an int64 tensor [n]: x[n, …] as float32, and y[n] as int64 classes or y[n, …] as float32 values."""
+
+
+class Indexable(Protocol):
+    """A map-style dataset as torch and torchvision have them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
+
+
+class TensorSplit:
+    """Samples held in memory. `transform` turns the selected rows of x, in the type they are kept in, into float32."""
+
+    def __init__(self, x: Tensor, y: Tensor, transform: Callable[[Tensor], Tensor] | None = None) -> None:
+        if len(x) != len(y):
+            raise ValueError(f"{len(x)} samples with {len(y)} labels")
+        self.x = x
+        self.y = y
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.x[indices]
+        return (self.transform(x) if self.transform else x.float()), self.y[indices]
+
+
+class ItemSplit:
+    """Samples made one by one by a map-style dataset of (tensor, label) pairs, stacked."""
+
+    def __init__(self, dataset: Indexable) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        items = [self.dataset[index] for index in indices.tolist()]
+        return (
+            torch.stack([torch.as_tensor(x) for x, _ in items]).float(),
+            torch.stack([torch.as_tensor(y) for _, y in items]),
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    """A loaded dataset. `sample_shape` is without the batch; regression has neither `num_classes` nor `class_names`."""
+
+    train: Split
+    test: Split
+    sample_shape: tuple[int, ...]
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    task: Task = "classification"
+
+    def __post_init__(self) -> None:
+        if (self.task == "classification") != (self.num_classes is not None):
+            raise ValueError(f"num_classes={self.num_classes} does not go with the task {self.task}")
+        if self.class_names is not None and len(set(self.class_names)) != self.num_classes:
+            raise ValueError(f"{self.num_classes} classes need as many different names, not {self.class_names}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, or their numbers where they have none; empty for regression."""
+        return self.class_names or tuple(str(number) for number in range(self.num_classes or 0))
+
+
+def load_data(name: str, options: Mapping[str, object], root: Path) -> Data:
+    """Load a dataset of the zoo, preparing it in the data folder `root` where it is not there yet.
+
+    Raises:
+        UnknownName, UsageError: no such dataset or option, or a value that the option cannot take.
+        DataError: the data cannot be had or read, or do not hold what they declare.
+        StorageFull: no room in the data folder.
+    """
+    entry = find_dataset(name)
+    settings = check_options(name, entry.options, options)
+    data: Data = resolve(entry.target)(root.expanduser(), **settings)
+    for part, split in (("training", data.train), ("test", data.test)):
+        _check_split(f"the {part} data of {name}", split, data)
+    return data
+
+
+def _check_split(what: str, split: Split, data: Data) -> None:
+    if len(split) == 0:
+        raise DataError(f"{what} hold no samples")
+    # Only labels that are in memory: going through the others would cost as much as an epoch.
+    if data.num_classes is None or not isinstance(split, TensorSplit):
+        return
+    low, high = (int(bound) for bound in split.y.aminmax())
+    if low < 0 or high >= data.num_classes:
+        wrong = low if low < 0 else high
+        raise DataError(
+            f"{what} hold the label {wrong}, and its {data.num_classes} classes are 0 to {data.num_classes - 1}"
+        )

@@ -1,0 +1,68 @@
+"""digits: the handwritten digits that come with scikit-learn, so that the first job needs no internet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dljobs.models.catalog import dataset
+from dljobs.models.data import Data, TensorSplit
+
+from .prepared import prepared
+
+NUM_CLASSES = 10
+TEST_SHARE = 0.2
+
+
+@dataset(
+    "digits",
+    summary="1,797 scanned handwritten digits, enlarged from 8×8 to 1×32×32; comes with dljobs",
+    source="scikit-learn load_digits: test set of UCI Optical Recognition of Handwritten Digits, 1998",
+    task="classification",
+    shape=(1, 32, 32),
+    num_classes=10,
+)
+def digits(root: Path, *, seed: int = 0) -> Data:
+    """8×8 scans enlarged bilinearly to 32×32 and scaled to [-1, 1]; a fifth of each class is for tests.
+
+    Args:
+        seed: of the split into training and test data
+    """
+    # Importing scikit-learn takes about a second, in each rank: only the first load ever pays for it.
+    tensors = prepared(root / "digits-1.safetensors", _from_scikit_learn)
+    images, labels = tensors["images"], tensors["labels"].long()
+    pixels = functional.interpolate(images[:, None].float() / 8 - 1, size=32, mode="bilinear", align_corners=False)
+    train, test = _stratified(labels, seed)
+    return Data(
+        TensorSplit(pixels[train], labels[train]),
+        TensorSplit(pixels[test], labels[test]),
+        sample_shape=(1, 32, 32),
+        num_classes=NUM_CLASSES,
+        class_names=tuple("0123456789"),
+    )
+
+
+def _from_scikit_learn() -> dict[str, Tensor]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return {
+        "images": torch.tensor(bunch.images, dtype=torch.uint8),  # [1797, 8, 8], 0 to 16
+        "labels": torch.tensor(bunch.target, dtype=torch.uint8),
+    }
+
+
+def _stratified(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Sorted indices of the training and the test samples, the same share of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    train, test = [], []
+    for label in range(NUM_CLASSES):
+        members = (labels == label).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        num_test = round(len(members) * TEST_SHARE)
+        test.append(members[:num_test])
+        train.append(members[num_test:])
+    return torch.cat(train).sort().values, torch.cat(test).sort().values
