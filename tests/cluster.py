@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from sqlalchemy import RowMapping
 
-from dljobs.service import artifacts, jobs, logs, runs, schema
+from dljobs.service import artifacts, jobs, logs, registration, runs, schema
 from dljobs.service.database import Database
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.embedded_redis import EmbeddedRedis
@@ -55,6 +55,29 @@ class Cluster:
             assert worker.exit_code() is None, f"the worker ended with {worker.exit_code()} before it was ready"
             assert time.monotonic() < deadline, "the worker was not ready in time"
             select.select(worker.descriptors, [], [], 0.5)
+
+    def ensure_workers(self, *names: str) -> None:
+        """Start those of these workers that are not running, all at once."""
+        missing = [name for name in names if name not in self.workers or self.workers[name].exit_code() is not None]
+        for name in missing:
+            self.workers[name] = WorkerProcess(self.settings, {"gpus": None, "cpu_devices": 4, "name": name})
+        for name in missing:
+            self.await_ready(self.workers[name])
+
+    def worker_of(self, job_id: int) -> WorkerProcess:
+        """The worker that has the job's newest run."""
+        worker_id = self.runs(job_id)[-1]["worker_id"]
+        with self.database.read() as connection:
+            rows = registration.list_workers(connection)
+        return self.workers[next(row["name"] for row in rows if row["id"] == worker_id)]
+
+    def cancel(self, job_id: int) -> None:
+        """Cancel a job and wait for its end."""
+        with self.database.write() as connection:
+            jobs.request_cancel(connection, job_id, actor="tester")
+        for name in self.workers:
+            Doorbell(self.settings).ring_attend(name, 0)
+        self.wait_for_end(job_id)
 
     def submit(self, model: str = "lenet", *sets: str, ring: bool = True, **request: Any) -> int:
         """Submit a job as the client does; returns its id."""
