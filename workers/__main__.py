@@ -25,7 +25,7 @@ from dljobs.service.registration import WorkerInfo
 from dljobs.service.schema import open_checked
 from dljobs.service.settings import SECRET_VARIABLES, Settings, load_settings
 
-from .consumer import Consumer
+from .consumer import Consumer, Stopping
 from .devices import choose_devices
 from .launcher import Launcher
 from .worker import Worker
@@ -58,16 +58,15 @@ def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -
     # Before any other thread: the forkserver starts from a process that has only one.
     launcher = Launcher()
     launcher.warm()
-    app = make_app(settings)
+    stopping = Stopping()
+    stopping.take_signals()
     worker = Worker(settings, database, Doorbell(settings), launcher, info)
     stop = threading.Event()
-    consumer = Consumer(app, worker)
     threads = worker.run_periodically(stop)
-    threading.Thread(target=_watch_replaced, args=[worker, consumer], daemon=True, name="replaced").start()
+    threading.Thread(target=_watch_replaced, args=[worker, stopping], daemon=True, name="replaced").start()
     worker.schedule()
-    _say_ready(worker.name, info, ready_fd)
-    consumer.run()
-    _wind_up(worker, consumer, settings.grace_s)
+    Consumer(make_app(settings), worker, stopping, on_ready=lambda: _say_ready(worker.name, info, ready_fd)).run()
+    _wind_up(worker, stopping, settings.grace_s)
     stop.set()
     for thread in threads:
         thread.join(timeout=5)
@@ -79,27 +78,24 @@ def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -
     return ExitCode.ERROR if is_replaced else ExitCode.OK
 
 
-def _wind_up(worker: Worker, consumer: Consumer, grace_s: float) -> None:
+def _wind_up(worker: Worker, stopping: Stopping, grace_s: float) -> None:
     """Drain: ask all runs to checkpoint and stop, and wait for their ends; at once on a second signal."""
     logger.info("draining %d runs; a second signal stops them at once", worker.num_running)
     worker.drain()
     deadline = time.monotonic() + grace_s + FAREWELL_S
-    is_hurried = False
+    is_told = False
     while worker.num_running and time.monotonic() < deadline:
-        consumer.immediate.wait(0.1)
-        if (consumer.immediate.is_set() or worker.replaced.is_set()) and not is_hurried:
+        if not is_told and stopping.is_hurried.wait(0.1):
             worker.stop_at_once()
-            is_hurried = True
-        if is_hurried:
-            time.sleep(0.02)
+            is_told = True
+        time.sleep(0.02)
     worker.give_back_unclaimed()
 
 
-def _watch_replaced(worker: Worker, consumer: Consumer) -> None:
+def _watch_replaced(worker: Worker, stopping: Stopping) -> None:
     worker.replaced.wait()
     logger.error("another process has registered as worker %s: this one ends", worker.name)
-    consumer.immediate.set()
-    consumer.stop()
+    stopping.hurry()
 
 
 def _introduce(options: dict[str, object]) -> WorkerInfo:

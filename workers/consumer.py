@@ -14,6 +14,7 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
+from celery.worker import state as celery_state
 from kombu.entity import Queue
 
 from dljobs.errors import DljobsError
@@ -25,25 +26,52 @@ from .worker import Worker
 logger = logging.getLogger(__name__)
 
 
-class Consumer:
-    """Consumes the doorbells of one worker in the main thread until a signal asks it to drain."""
+class Stopping:
+    """Whether the worker was asked to stop, and whether it was asked again."""
 
-    def __init__(self, app: Celery, worker: Worker) -> None:
+    def __init__(self) -> None:
+        self.is_asked = threading.Event()
+        self.is_hurried = threading.Event()
+
+    def take_signals(self) -> None:
+        """Answer SIGTERM and SIGINT from now on; main thread only."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def ask(self, **_: Any) -> None:
+        """Stop, with a drain; safe from any thread and from a signal handler."""
+        self.is_asked.set()
+        celery_state.should_stop = 0
+
+    def hurry(self) -> None:
+        """Stop at once."""
+        self.is_hurried.set()
+        self.ask()
+
+    def _on_signal(self, _number: int, _frame: Any) -> None:
+        (self.hurry if self.is_asked.is_set() else self.ask)()
+
+
+class Consumer:
+    """Consumes the doorbells of one worker in the main thread."""
+
+    def __init__(self, app: Celery, worker: Worker, stopping: Stopping, on_ready: Callable[[], None]) -> None:
         self._app = app
         self._worker = worker
-        self.draining = threading.Event()
-        self.immediate = threading.Event()
+        self._stopping = stopping
+        self._on_ready = on_ready
         queues = [SCHEDULE_QUEUE, worker_queue(worker.name)]
-        app.conf.task_queues = [Queue(name) for name in queues]
+        app.conf.task_queues = [Queue(name) for name in queues]  # type: ignore[no-untyped-call]
         self._add_tasks()
 
     def run(self) -> None:
-        """Consume until SIGTERM or SIGINT. A second signal sets `immediate`."""
+        """Consume until the worker is asked to stop. `on_ready` is called when messages are taken."""
+        if self._stopping.is_asked.is_set():
+            return
         # Celery warns of pickle as root; nothing here accepts pickle.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        # Celery installs its own handlers while it starts: ours come after, or its second SIGTERM would only repeat.
-        signals.worker_ready.connect(self._take_signals, weak=False)
-        signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
+        signals.worker_ready.connect(self._become_ready, weak=False)
+        signals.worker_shutting_down.connect(self._stopping.ask, weak=False)
         controller = self._app.Worker(
             hostname=self._worker.name,
             pool="threads",
@@ -55,26 +83,12 @@ class Consumer:
             without_heartbeat=True,
         )
         controller.start()
-        self._take_signals()
+        self._stopping.take_signals()
 
-    def stop(self) -> None:
-        """Leave `run` soon; safe from any thread and from a signal handler."""
-        from celery.worker import state
-
-        self.draining.set()
-        state.should_stop = 0
-
-    def _on_shutdown(self, **_: Any) -> None:
-        self.draining.set()
-
-    def _take_signals(self, **_: Any) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, _number: int, _frame: Any) -> None:
-        if self.draining.is_set():
-            self.immediate.set()
-        self.stop()
+    def _become_ready(self, **_: Any) -> None:
+        # Celery has installed its own handlers while it started: to them a second SIGTERM is the same as the first.
+        self._stopping.take_signals()
+        self._on_ready()
 
     def _add_tasks(self) -> None:
         worker = self._worker

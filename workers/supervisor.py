@@ -102,6 +102,8 @@ class Supervisor:
     def _supervise(self) -> None:
         try:
             outcome = self._run_ranks()
+            # All of it is in the database: once the job has ended, nothing of it lies around.
+            shutil.rmtree(self._folder.path, ignore_errors=True)
             self._end(outcome)
         except StaleToken:
             logger.warning("run %s was taken from this worker: its ranks are killed", self.key.run_id)

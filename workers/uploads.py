@@ -6,7 +6,6 @@ complete; a failed upload is said in the log, and matters at the end only if not
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts
 from dljobs.service.database import Database
 from dljobs.service.runs import RunKey
 from dljobs.service.spec import JobSpec
+from dljobs.service.weights import best_of
 
 from .channel import Event
 
@@ -112,14 +112,3 @@ class Uploads:
             return []
         kept = {mine[-1]["id"], best_of(mine, self._spec)["id"]}
         return [row for row in mine if row["id"] not in kept and not (every and row["epoch"] % every == 0)]
-
-
-def best_of(rows: list[RowMapping], spec: JobSpec) -> RowMapping:
-    """The artifact with the best value of the spec's metric; the later one of equals."""
-
-    def rank(row: RowMapping) -> tuple[float, int]:
-        value = json.loads(row["metrics_json"]).get(spec.metric)
-        worst = float("-inf")
-        return (worst if value is None else value if spec.goal == "max" else -value), row["step"]
-
-    return max(rows, key=rank)
