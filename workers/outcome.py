@@ -15,7 +15,7 @@ from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome
 
 from .channel import Event
-from .launcher import LAST_WORDS_S, RankExit
+from .launcher import RankExit
 
 _ASKED_FOR = {
     FailureClass.CANCELLED: "cancelled",
@@ -47,16 +47,22 @@ def classify(evidence: Evidence) -> Outcome:
         return Outcome(None, "finished", result=result)
     if evidence.stop is not None:
         return Outcome(evidence.stop, _describe_stop(evidence))
-    killed = _killed_first(evidence.exits)
+    killed = next((end for end in evidence.exits if _was_hit(end)), None)
     if killed is not None:
         return _from_exit(killed, evidence)
     primary = [error for error in evidence.errors if not error.get("secondary")]
-    if primary or evidence.errors:
-        return _from_error(min(primary or evidence.errors, key=lambda error: float(error["at"])))
-    if evidence.exits:
-        return _from_exit(evidence.exits[0], evidence)
-    why = evidence.launch_error or "no reason given"
-    return Outcome(FailureClass.KILLED, f"the ranks could not be launched: {why}")
+    if primary:
+        return _from_error(min(primary, key=lambda error: float(error["at"])))
+    if evidence.launch_error is not None:
+        return Outcome(FailureClass.KILLED, f"the ranks' launcher failed: {evidence.launch_error}")
+    # All errors are echoes: the cause is a rank that went without a word.
+    told = {error["rank"] for error in evidence.errors}
+    silent = next((end for end in evidence.exits if not end.was_killed and end.rank not in told), None)
+    if silent is not None:
+        return _from_exit(silent, evidence)
+    if evidence.errors:
+        return _from_error(min(evidence.errors, key=lambda error: float(error["at"])))
+    return Outcome(FailureClass.KILLED, "all ranks ended without a result and without a reason")
 
 
 def count_out_of_memory_kills() -> int:
@@ -88,16 +94,12 @@ def _from_error(error: Event) -> Outcome:
     return Outcome(failure, f"rank {details['rank']} raised {details['exception']}: {message}{where}", error=details)
 
 
-def _killed_first(exits: Sequence[RankExit]) -> RankExit | None:
-    """The rank that a signal ended before anything else happened: the errors of the others are its echo.
+def _was_hit(end: RankExit) -> bool:
+    """Whether a signal from outside ended the rank: the errors of the others are its echo.
 
-    The launcher itself kills what is left of a run, but only `LAST_WORDS_S` after the first end. SIGTERM comes from the
-    agent, and SIGABRT from communication libraries that miss a peer.
+    The agent sends SIGTERM to what is left of a run, and communication libraries abort when they miss a peer.
     """
-    ours = {-signal.SIGTERM, -signal.SIGABRT}
-    first_at = min((end.at for end in exits), default=0.0)
-    early = [end for end in exits if end.at - first_at < LAST_WORDS_S / 2]
-    return next((end for end in early if end.exitcode < 0 and end.exitcode not in ours), None)
+    return end.exitcode < 0 and not end.was_killed and end.exitcode not in (-signal.SIGTERM, -signal.SIGABRT)
 
 
 def _from_exit(end: RankExit, evidence: Evidence) -> Outcome:

@@ -140,7 +140,7 @@ class Supervisor:
             if self._kill_at is not None and time.monotonic() > self._kill_at:
                 launch.kill()
         self._evidence.exits = launch.exits
-        self._evidence.launch_error = None if launch.error is None else str(launch.error) or repr(launch.error)
+        self._evidence.launch_error = launch.error
         self._evidence.out_of_memory_kills = count_out_of_memory_kills() - oom_kills_before
         self._take_over_the_rest()
         if self._evidence.finished is not None:

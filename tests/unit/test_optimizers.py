@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import typing
+
+import pytest
+import torch
+from torch import nn
+
+from dljobs.service.spec import OptimizerName, Training
+from dljobs.workers.optimizers import build_optimizer, learning_rate, set_learning_rate
+
+
+@pytest.mark.parametrize("name", typing.get_args(OptimizerName))
+def test_every_optimizer_trains_and_takes_its_settings(name: OptimizerName) -> None:
+    model = nn.Linear(3, 2)
+    frozen = nn.Linear(3, 2).requires_grad_(False)
+    training = Training(optimizer=name, lr=0.05, momentum=0.9, weight_decay=0.01)
+    optimizer = build_optimizer(training, [*model.parameters(), *frozen.parameters()])
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.05, 0.01, 2)
+    if name in {"sgd", "rmsprop"}:
+        assert group["momentum"] == 0.9
+    before = model.weight.detach().clone()
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert not before.equal(model.weight)
+    set_learning_rate(optimizer, 0.5)
+    assert group["lr"] == 0.5
+
+
+def test_schedules() -> None:
+    constant, cosine, step = (Training(lr=1.0, schedule=name) for name in ("constant", "cosine", "step"))
+    assert [learning_rate(constant, s, 9) for s in (1, 9)] == [1.0, 1.0]
+    assert [learning_rate(cosine, s, 10) for s in (1, 6, 11)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [learning_rate(step, s, 9) for s in range(1, 10)] == pytest.approx([1.0] * 3 + [0.1] * 3 + [0.01] * 3)
+
+
+def test_warmup_rises_linearly_and_meets_the_schedule() -> None:
+    training = Training(lr=1.0, schedule="cosine", warmup_steps=4)
+    rates = [learning_rate(training, step, 14) for step in range(1, 16)]
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[-1] == pytest.approx(0.0)
+
+
+def test_a_schedule_shorter_than_its_warmup_does_not_break() -> None:
+    training = Training(lr=1.0, schedule="cosine", warmup_steps=100)
+    assert learning_rate(training, 10, 10) == pytest.approx(0.1)

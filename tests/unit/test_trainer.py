@@ -1,0 +1,281 @@
+"""The trainer on one rank, in the test's own process; several ranks are in tests/integration/test_trainer.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dljobs.errors import StorageFull, UsageError
+from dljobs.models.weights import load_weights
+from dljobs.workers import agreement, artifacts, weights
+from dljobs.workers.channel import EventWriter, request_stop
+from dljobs.workers.checkpoint import Checkpoint
+from dljobs.workers.folder import RunFolder, RunRequest
+from dljobs.workers.random_state import seed_all
+from dljobs.workers.sharding import Batches
+from dljobs.workers.strategies import SplitOverDevices, Strategy
+from dljobs.workers.trainer import NonFiniteLoss, Trainer
+from dljobs.workers.workload import run_evaluation
+from tests.small_jobs import (
+    NUM_TEST,
+    NUM_TRAIN,
+    Tiny,
+    events_of,
+    in_place_of_the_zoo,
+    small_request,
+    tiny_data,
+    train_losses,
+)
+
+STEPS_PER_EPOCH = 4  # 50 samples in batches of 16; the last batch has 2
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(folder: Path, model: str = "tiny", **changes: Any) -> RunFolder:
+    request = small_request(folder, model, **changes)
+    with in_place_of_the_zoo(model):
+        run_here(request)
+    return RunFolder(folder)
+
+
+def run_here(request: RunRequest, strategy: type[Strategy] = Strategy) -> None:
+    channel = EventWriter(RunFolder(Path(request.folder)).events(0))
+    joined = strategy(0, 1, 0, torch.device("cpu"))
+    if request.spec.kind == "evaluate":
+        run_evaluation(request, joined, channel)
+    else:
+        Trainer(request, joined, channel).run()
+    channel.close()
+
+
+def test_a_run_tells_its_story_in_order(tmp_path: Path) -> None:
+    folder = train(tmp_path / "run", epochs=2)
+    events = events_of(folder)
+    told = [e["type"] for e in events if e["type"] not in {"metrics", "progress"}]
+    assert told == ["stage", "plan", "stage", "first_step", *["artifact", "artifact"] * 2, "finished"]
+    plan = next(e for e in events if e["type"] == "plan")
+    assert (plan["total_steps"], plan["steps_per_epoch"], plan["epochs"]) == (8, 4, 2)
+    assert (plan["num_train"], plan["num_test"], plan["num_parameters"]) == (NUM_TRAIN, NUM_TEST, 276)
+    result = events[-1]["result"]
+    assert result["step"] == 8
+    assert result["best"]["value"] == max(e["values"]["accuracy"] for e in events if e.get("split") == "test")
+    assert set(result["per_class"]) == {"0", "1", "2", "3"}
+    assert [e["step"] for e in events if e["type"] == "progress"][-1] == 8
+    assert train_losses(folder)[-1] < train_losses(folder)[0]
+
+
+def test_the_gradient_is_that_of_the_plain_loop(tmp_path: Path) -> None:
+    """A run is what anyone would write by hand with the same batches, to the last bit but for the order of one sum."""
+    folder = train(tmp_path / "run", epochs=2, weight_decay=0.01, schedule="cosine")
+    seed_all(5)
+    model, data = Tiny(), tiny_data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8)
+    losses = []
+    for epoch in (1, 2):
+        for shard in Batches(NUM_TRAIN, 16, seed=5).epoch(epoch):
+            x, y = data.train.batch(shard.indices)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+    assert train_losses(folder) == pytest.approx(losses, rel=1e-5)
+
+
+def test_artifacts_are_loadable_and_best_is_marked(tmp_path: Path) -> None:
+    folder = train(tmp_path / "run")
+    told = events_of(folder, type_="artifact")
+    states = [e for e in told if e["kind"] == "state_dict"]
+    assert [e["name"] for e in states] == ["epoch-1", "epoch-2", "epoch-3"]
+    assert [(e["name"], e["epoch"]) for e in told if e["kind"] == "checkpoint"] == [
+        ("step-4", 2), ("step-8", 3), ("step-12", 4)
+    ]  # fmt: skip
+    best = 0.0
+    for e in states:
+        assert e["best"] == (e["metrics"]["accuracy"] >= best)
+        best = max(best, e["metrics"]["accuracy"])
+        load_weights(Tiny(), Path(e["path"]))
+    assert sorted(path.name for path in folder.artifacts.iterdir()) == sorted(Path(e["path"]).name for e in told)
+
+
+def test_keep_every_passes_over_epochs_but_not_over_the_best_and_the_last(tmp_path: Path) -> None:
+    folder = train(tmp_path / "run", epochs=7, keep_every=3, metric="loss", goal="max", lr=0.01)
+    kept = [e["epoch"] for e in events_of(folder, type_="artifact") if e["kind"] == "state_dict"]
+    assert kept == [1, 3, 6, 7]  # the loss falls, so the first epoch has the highest
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"), [({"log_every": 5}, [1, 5, 10, 12]), ({"max_steps": 6}, [1, 2, 3, 4, 5, 6])]
+)
+def test_recorded_steps(tmp_path: Path, changes: dict[str, Any], steps: list[int]) -> None:
+    folder = train(tmp_path / "run", **changes)
+    metrics = events_of(folder, type_="metrics")
+    assert [e["step"] for e in metrics if "loss" in e["values"] and e["split"] == "train"] == steps
+    assert events_of(folder, type_="finished")[0]["result"]["step"] == steps[-1]
+
+
+def test_points_are_thinned_out_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dljobs.workers.trainer._MAX_POINTS", 3)
+    assert len(train_losses(train(tmp_path / "run"))) == 4
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-6])
+def test_clipping(tmp_path: Path, clip_norm: float) -> None:
+    losses = train_losses(train(tmp_path / "run", clip_norm=clip_norm, momentum=0.0))
+    assert (losses[1] == pytest.approx(losses[0], rel=0.2)) is bool(clip_norm) or losses[1] < losses[0]
+
+
+def test_a_loss_that_is_not_finite_names_the_first_such_step(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 6 \(epoch 2\)") as raised:
+        train(tmp_path / "run", "gives-nan")
+    assert "--lr" in raised.value.hint
+    told = events_of(RunFolder(tmp_path / "run"))
+    assert [e["name"] for e in told if e["type"] == "artifact"] == ["epoch-1", "step-4"]
+    assert not [e for e in told if e["type"] in {"finished", "stopped"}]
+
+
+def test_an_unknown_metric_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'f1'.*accuracy, loss"):
+        train(tmp_path / "run", metric="f1")
+
+
+@pytest.mark.parametrize("reason", ["drain", "cancel"])
+def test_a_stop_is_obeyed_between_steps(tmp_path: Path, reason: str) -> None:
+    small_request(tmp_path / "run")
+    request_stop(RunFolder(tmp_path / "run").control_json, reason)
+    folder = train(tmp_path / "run")
+    *_, last = events_of(folder)
+    assert (last["type"], last["step"], last["reason"]) == ("stopped", 1, reason)
+    names = [e["name"] for e in events_of(folder, type_="artifact")]
+    assert names == ([] if reason == "cancel" else ["step-1"])
+
+
+def cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_step: int, **changes: Any) -> str:
+    """Run until a step, drain, and return the path of the checkpoint."""
+    seen = {"steps": 0}
+    record = agreement.Agreement.record
+
+    def count(self: agreement.Agreement, *loss: Any) -> None:
+        record(self, *loss)
+        seen["steps"] += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(agreement.Agreement, "record", count)
+        patch.setattr(agreement.Agreement, "is_due", lambda self: seen["steps"] == at_step)
+        patch.setattr(agreement, "read_stop", lambda _: "drain" if seen["steps"] == at_step else None)
+        folder = train(tmp_path / f"cut-{at_step}", **changes)
+    (last,) = [e for e in events_of(folder, type_="artifact") if e["name"] == f"step-{at_step}"]
+    return str(last["path"])
+
+
+@pytest.mark.parametrize("at_step", [1, 3, 4, 6, 12])
+def test_a_run_cut_anywhere_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_step: int
+) -> None:
+    changes: dict[str, Any] = {"model": "dropout", "optimizer": "adam", "schedule": "cosine", "lr": 0.01}
+    whole = train(tmp_path / "whole", **changes)
+    path = cut(tmp_path, monkeypatch, at_step, **changes)
+    rest = train(tmp_path / "rest", resume=path, **changes)
+    (expected,), (result,) = events_of(whole, type_="finished"), events_of(rest, type_="finished")
+    for key in ("weights_sha256", "loss", "accuracy", "best", "step"):
+        assert result["result"][key] == expected["result"][key], key
+    assert train_losses(rest) == train_losses(whole)[at_step:]
+    epoch_losses = [
+        [e["values"]["epoch_loss"] for e in events_of(folder, type_="metrics") if "epoch_loss" in e["values"]]
+        for folder in (whole, rest)
+    ]
+    assert epoch_losses[1] == epoch_losses[0][-len(epoch_losses[1]) :]
+
+
+def test_a_run_resumed_behind_its_end_still_finishes(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    rest = train(tmp_path / "rest", resume=str(whole.artifacts / "step-12.safetensors"))
+    (expected,), (result,) = events_of(whole, type_="finished"), events_of(rest, type_="finished")
+    assert result["result"]["weights_sha256"] == expected["result"]["weights_sha256"]
+    assert [e["name"] for e in events_of(rest, type_="artifact")] == ["epoch-3"]
+
+
+def test_a_mid_epoch_checkpoint_needs_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cut(tmp_path, monkeypatch, 3)
+    with pytest.raises(UsageError, match="batch size of 16, this job's is 8"):
+        train(tmp_path / "rest", resume=path, batch_size=8)
+
+
+def test_periodic_checkpoints_do_not_wait_for_the_epoch(tmp_path: Path) -> None:
+    folder = train(tmp_path / "run", checkpoint_every_s=0.0, epochs=1)
+    assert "step-1" in [e["name"] for e in events_of(folder, type_="artifact")]
+    assert Checkpoint.read(folder.artifacts / "step-1.safetensors").progress.step_in_epoch == 1
+
+
+def test_a_full_disk_costs_checkpoints_but_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_tensors = weights.write_tensors
+
+    def fail(path: Path, *rest: Any) -> None:
+        if path.name.startswith("step-"):
+            raise StorageFull(f"no room left to write {path.name}")
+        write_tensors(path, *rest)
+
+    monkeypatch.setattr("dljobs.workers.checkpoint.write_tensors", fail)
+    folder = train(tmp_path / "run", epochs=2)
+    assert [e["name"] for e in events_of(folder, type_="artifact")] == ["epoch-1", "epoch-2"]
+    assert events_of(folder)[-1]["type"] == "finished"
+    assert "WARNING: checkpoint step-4 was dropped" in capfd.readouterr().out
+
+
+def test_a_full_disk_at_the_end_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *_: Any) -> None:
+        raise StorageFull(f"no room left to write {path.name}")
+
+    monkeypatch.setattr(weights, "write_tensors", fail)
+    with pytest.raises(StorageFull, match="epoch-2"):
+        train(tmp_path / "run", epochs=2)
+    assert not events_of(RunFolder(tmp_path / "run"), type_="finished")
+
+
+def test_artifacts_are_announced_in_order_and_never_before_they_are_whole(tmp_path: Path) -> None:
+    channel = EventWriter(tmp_path / "events.jsonl")
+    writer = artifacts.ArtifactWriter(tmp_path, channel)
+    for number in range(5):
+        writer.write(lambda path: path.touch(), {"kind": "checkpoint", "name": f"step-{number}"})
+    writer.flush()
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [e["name"] for e in events] == [f"step-{number}" for number in range(5)]
+    assert all(Path(e["path"]).exists() for e in events)
+
+
+def test_dp_on_a_cpu_says_once_that_the_model_is_not_split(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with in_place_of_the_zoo("tiny"):
+        run_here(small_request(tmp_path / "dp", strategy="dp", num_devices=2), SplitOverDevices)
+    assert capfd.readouterr().out.count("unsplit") == 1
+    assert train_losses(RunFolder(tmp_path / "dp")) == train_losses(train(tmp_path / "single"))
+
+
+def test_an_evaluation_gives_what_the_training_found(tmp_path: Path) -> None:
+    trained = train(tmp_path / "run")
+    (finished,) = events_of(trained, type_="finished")
+    state_dict = str(trained.artifacts / "epoch-3.safetensors")
+    folder = train(tmp_path / "eval", kind="evaluate", artifact_id=1, state_dict=state_dict)
+    (result,) = events_of(folder, type_="finished")
+    for key in ("loss", "accuracy", "per_class", "num_samples"):
+        assert result["result"][key] == finished["result"][key]
+    (artifact,) = events_of(folder, type_="artifact")
+    written = json.loads(Path(artifact["path"]).read_text())
+    assert (artifact["kind"], artifact["metrics"]["accuracy"]) == ("evaluation", written["accuracy"])
+    assert sum(map(sum, written["confusion"])) == NUM_TEST

@@ -1,0 +1,58 @@
+"""The optimizer of a run and its learning rate at each step, from the training section of a spec.
+
+The learning rate is a pure function of the step: nothing of it has to be saved or restored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dljobs.service.spec import Training
+
+
+def build_optimizer(training: Training, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The named optimizer over the parameters that take gradients."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    common: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
+    match training.optimizer:
+        case "sgd":
+            return torch.optim.SGD(trained, momentum=training.momentum, **common)
+        case "adam":
+            return torch.optim.Adam(trained, **common)
+        case "adamw":
+            return torch.optim.AdamW(trained, **common)
+        case "rmsprop":
+            return torch.optim.RMSprop(trained, momentum=training.momentum, **common)
+        case "adagrad":
+            return torch.optim.Adagrad(trained, **common)
+
+
+def learning_rate(training: Training, step: int, total_steps: int) -> float:
+    """The learning rate of a step (counted from 1).
+
+    It rises linearly over `warmup_steps`. Then "constant" stays, "cosine" falls along half a cosine to zero after the
+    last step (Loshchilov and Hutter, SGDR, ICLR 2017), and "step" is divided by 10 after one third and again after two
+    thirds of all steps (as in He et al., Deep Residual Learning, 2015: epochs 30 and 60 of 90).
+    """
+    if step <= training.warmup_steps:
+        return training.lr * step / training.warmup_steps
+    done = step - 1 - training.warmup_steps
+    length = max(1, total_steps - training.warmup_steps)
+    match training.schedule:
+        case "constant":
+            return training.lr
+        case "cosine":
+            return training.lr * 0.5 * (1 + math.cos(math.pi * done / length))
+        case "step":
+            return training.lr * 0.1 ** ((step - 1) * 3 // max(1, total_steps))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,140 @@
+"""A rank: one training process, from the fork to its last event.
+
+It owns the order of its first steps (nothing may be printed before the log is open, no CUDA before the devices are
+chosen, nothing at all before the process is sure to die with its parent) and of its last ones. What it trains is the
+trainer's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.util
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import strategies, workload
+from .channel import EventWriter
+from .failure import describe
+from .folder import RunFolder, RunRequest
+from .trainer import Trainer
+
+_PR_SET_PDEATHSIG = 1
+# Of the forkserver that preloaded this file; of the rank itself where it was started in another way.
+_LOADED_IN = os.getpid()
+# How long a rank that only noticed another one's end outlives it, so that the launcher sees the cause end first.
+_ECHO_DELAY_S = 0.2
+_SECRETS = ("DLJOBS_DATABASE_URL", "DLJOBS_REDIS_URL")
+
+
+def main(run_json: str) -> None:
+    """Run one rank; torchrun's agent calls it in a new process, with RANK and the like in the environment.
+
+    Returns only after success. Any error ends the process with status 1, after its `error` event was written.
+    """
+    _die_with_parent()
+    request = RunRequest.read(Path(run_json))
+    rank = int(os.environ.get("RANK", "0"))
+    folder = RunFolder(Path(request.folder))
+    _redirect_output(folder.log(rank))
+    _choose_devices(request)
+    channel = EventWriter(folder.events(rank))
+    channel.write("started", rank=rank, pid=os.getpid())
+    try:
+        _run(request, channel)
+    except BaseException as error:  # a model that calls sys.exit() has failed, too
+        failure = describe(error)
+        channel.write("error", rank=rank, **failure)
+        channel.close()
+        _write_to_log(failure["traceback"])
+        if failure["secondary"]:
+            time.sleep(_ECHO_DELAY_S)
+        # Not sys.exit: threads and children of a failed model could keep the process, and its device, for long.
+        os._exit(1)
+    channel.close()
+    # Runs first among all finalizers when multiprocessing ends this process: a teardown of torch costs 0.6 s.
+    multiprocessing.util.Finalize(None, _exit_at_once, exitpriority=1 << 30)
+
+
+def _run(request: RunRequest, channel: EventWriter) -> None:
+    torch.set_num_threads(request.num_threads)
+    strategy = strategies.join(request.spec.strategy, request.device_kind)
+    threads = f"{request.num_threads} thread{'s' if request.num_threads > 1 else ''}"
+    print(f"rank {strategy.rank} of {strategy.world_size} on {strategy.device}, {threads}, {strategy.name}", flush=True)
+    if request.spec.kind == "evaluate":
+        workload.run_evaluation(request, strategy, channel)
+    else:
+        Trainer(request, strategy, channel).run()
+
+
+def _die_with_parent() -> None:
+    """Make sure that this process ends when the worker does, however that ends."""
+    if os.getpid() != os.getsid(0):
+        os.setsid()  # its own session: the launcher kills this rank with all its children
+    _leave_forkserver_alone()
+    if sys.platform == "linux":
+        # The parent is the single-threaded forkserver, so this is not about a thread that may end.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # The parent may have ended before that call.
+    was_forked = os.getpid() != _LOADED_IN
+    worker = multiprocessing.parent_process()
+    if (was_forked and os.getppid() != _LOADED_IN) or (worker is not None and not worker.is_alive()):
+        os._exit(1)
+
+
+def _leave_forkserver_alone() -> None:
+    """Close the pipe that keeps the forkserver alive as long as anyone holds it.
+
+    Each forked process inherits it, so without this the forkserver would outlive its worker until the last rank is
+    gone, and the ranks in turn, that are to die with the forkserver, would go on training for nobody.
+    """
+    server: Any = multiprocessing.forkserver._forkserver
+    if os.getpid() != _LOADED_IN and server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
+
+
+def _redirect_output(log: Path) -> None:
+    """Send standard output and error, also those of C code and of children, to the rank's log, line by line."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    faulthandler.enable(file=2)
+    if hasattr(faulthandler, "register"):
+        # `kill -USR1` writes the stacks of all threads to the log: for a rank that hangs.
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+
+
+def _choose_devices(request: RunRequest) -> None:
+    """Show the run's devices, and only those, to CUDA, which reads the environment when it is first used."""
+    for secret in _SECRETS:
+        os.environ.pop(secret, None)
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(request.devices) if request.device_kind == "cuda" else ""
+    # For libraries and children that the model brings along.
+    os.environ["OMP_NUM_THREADS"] = str(request.num_threads)
+
+
+def _write_to_log(text: str) -> None:
+    with contextlib.suppress(OSError):  # the disk is full; the event says it all
+        print(text, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+
+
+def _exit_at_once() -> None:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)

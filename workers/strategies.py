@@ -1,0 +1,149 @@
+"""The strategies: the one place where a model is wrapped for its devices, and where ranks speak to each other.
+
+The raw model stays in the hands of the trainer, so that no state_dict ever carries a `module.` prefix. This file knows
+neither optimizers nor data. Collectives must be called by all ranks in the same order.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from dljobs.service import spec
+
+# Longer than any wait of a healthy run (a rank that prepares data while the others wait for it), shorter than a night.
+_COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One process on one device; also what the other strategies share."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    name = "single"
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """What the training step calls, for a raw model that is already on `device`."""
+        return model
+
+    def evaluated(self, model: nn.Module, wrapped: nn.Module) -> nn.Module:
+        """Which of the two to call without gradients, where ranks may see different numbers of batches."""
+        del wrapped
+        return model
+
+    def all_sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all ranks."""
+        return values
+
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Give all ranks the buffers (such as running means) of rank 0, whose weights are the ones that are saved."""
+
+    def gather(self, text: str) -> list[str]:
+        """The texts of all ranks, in order."""
+        return [text]
+
+    def warm_up(self, wrapped: nn.Module, inputs: Tensor) -> None:
+        """Before loading a checkpoint: bring the wrapper into the state that it has after its first step."""
+
+    def close(self) -> None:
+        """Leave the process group."""
+
+
+class SplitOverDevices(Strategy):
+    """nn.DataParallel: one process, the batch split over all placed devices, the output gathered on the first."""
+
+    name = "dp"
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """On a CPU DataParallel would silently pass through: there the module itself runs, and the log says so."""
+        if self.device.type != "cuda":
+            print("dp on CPU stand-ins: the model runs unsplit in one process", flush=True)
+            return model
+        return DataParallel(model, device_ids=list(range(torch.cuda.device_count())))
+
+    def evaluated(self, model: nn.Module, wrapped: nn.Module) -> nn.Module:
+        """No collective is involved: the wrapper is safe, and uses all devices."""
+        return wrapped
+
+
+class Distributed(Strategy):
+    """DistributedDataParallel: one process for each device, gradients averaged in the backward pass."""
+
+    name = "ddp"
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """A model without a parameter to train would be refused by DDP, and needs none of it."""
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+
+    def all_sum(self, values: Tensor) -> Tensor:
+        """See `Strategy.all_sum`."""
+        on_device = values.to(self.device)
+        dist.all_reduce(on_device)
+        return on_device.to(values.device)
+
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """See `Strategy.broadcast_buffers`."""
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+    def gather(self, text: str) -> list[str]:
+        """As padded bytes: torch's own gathering of objects would pickle them."""
+        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        sizes = torch.zeros(self.world_size, dtype=torch.int64)
+        sizes[self.rank] = len(content)
+        sizes = self.all_sum(sizes)
+        padded = torch.zeros(int(sizes.max()), dtype=torch.uint8, device=self.device)
+        padded[: len(content)] = content.to(self.device)
+        gathered = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(gathered, padded)
+        sized = zip(gathered, sizes.tolist(), strict=True)
+        return [bytes(tensor[:size].cpu().numpy()).decode() for tensor, size in sized]
+
+    def warm_up(self, wrapped: nn.Module, inputs: Tensor) -> None:
+        """DDP rebuilds its buckets after the first step, and with three or more ranks the layout of the buckets decides
+        the order of sums: without two passes before loading, a resumed run would differ in the last bits."""
+        for _ in range(2):
+            torch.autograd.backward(wrapped(inputs).sum() * 0)
+            wrapped.zero_grad(set_to_none=True)
+
+    def close(self) -> None:
+        """See `Strategy.close`."""
+        dist.destroy_process_group()
+
+
+def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"]) -> Strategy:
+    """The strategy of this rank; with several ranks it joins the process group that torchrun's agent announces.
+
+    The one reader of torchrun's variables (RANK, LOCAL_RANK, WORLD_SIZE).
+    """
+    rank, local_rank, world_size = (int(os.environ.get(key, at_least)) for key, at_least in _VARIABLES)
+    device = torch.device("cuda", local_rank) if device_kind == "cuda" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size > 1:
+        # gloo would look up the host's own name to choose an interface, which fails where that name has no address.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=_COLLECTIVE_TIMEOUT,
+            device_id=device if device.type == "cuda" else None,
+        )
+    kinds = {"single": Strategy, "dp": SplitOverDevices, "ddp": Distributed if world_size > 1 else Strategy}
+    return kinds[name](rank, world_size, local_rank, device)
+
+
+_VARIABLES = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))

@@ -1,0 +1,273 @@
+"""The trainer: one loop for every model and every strategy.
+
+`Trainer._train` is the loop; what it calls stands below it in the order of the calls. All ranks run the same code, and
+each collective (in the backward pass, `Agreement.reach`, evaluation, `Strategy.gather`) is reached by all of them after
+the same step. Rank 0 alone speaks and writes. It knows no process, no launcher and no store.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dljobs.errors import DljobsError, UsageError
+
+from .agreement import Agreement
+from .artifacts import ArtifactWriter
+from .channel import EventWriter
+from .checkpoint import Checkpoint, Progress
+from .folder import RunFolder, RunRequest
+from .optimizers import build_optimizer, learning_rate, set_learning_rate
+from .random_state import capture, restore, seed_all
+from .sharding import Batches, Shard
+from .strategies import Strategy
+from .weights import copy_to_host, digest, write_state_dict
+from .workload import evaluate_on_test, load_workload, scalars
+
+_MAX_POINTS = 2000  # recorded for the training loss of a run whose spec says nothing else
+_PROGRESS_EVERY_S = 1.0
+_KEPT_BYTES = 256 << 20  # how much the state_dicts of a run may take together before some epochs are passed over
+
+
+class NonFiniteLoss(DljobsError):
+    """The training has diverged."""
+
+
+class Trainer:
+    """The training of one run, on one rank."""
+
+    def __init__(self, request: RunRequest, strategy: Strategy, channel: EventWriter) -> None:
+        self.request, self.strategy, self.channel = request, strategy, channel
+        self.spec, self.training = request.spec, request.spec.training
+        self.workload = load_workload(request, strategy, channel)
+        self.model = self.workload.model
+        self.wrapped = strategy.wrap(self.model)
+        self.optimizer = build_optimizer(self.training, self.model.parameters())
+        self.batches = Batches(
+            num_samples=len(self.workload.data.train),
+            batch_size=self.training.batch_size,
+            seed=self.training.seed,
+            rank=strategy.rank,
+            world_size=strategy.world_size,
+        )
+        all_steps = self.training.epochs * self.batches.steps_per_epoch
+        self.total_steps = min(all_steps, self.training.max_steps or all_steps)
+        self.last_epoch = math.ceil(self.total_steps / self.batches.steps_per_epoch)
+        self.log_every = self.training.log_every or math.ceil(self.total_steps / _MAX_POINTS)
+        self.progress = Progress()
+        folder = RunFolder(Path(request.folder))
+        self.agreement = Agreement(strategy, folder.control_json, self.training.checkpoint_every_s)
+        self.artifacts = ArtifactWriter(folder.artifacts, channel) if strategy.rank == 0 else None
+        self.result: dict[str, Any] | None = None  # of the last evaluation
+        self.num_steps_here = 0
+        self._progress_at = 0.0
+        self._keep_every = self.training.keep_every or self._keep_every_by_size()
+
+    def run(self) -> None:
+        """Train to the end, or until the ranks agree to stop."""
+        try:
+            self._train()
+        except BaseException:
+            if self.artifacts:
+                self.artifacts.settle()
+            raise
+
+    def _train(self) -> None:
+        self._begin()
+        while self.progress.epoch <= self.last_epoch:
+            for shard in self._remaining_shards():
+                self._step(shard)
+                if (self._epoch_is_over() or self.agreement.is_due()) and self._agree():
+                    return
+            self._end_epoch()
+        self._finish()
+
+    def _begin(self) -> None:
+        """Announce the plan, and take up a checkpoint or seed each rank's own randomness."""
+        self._emit(
+            "plan",
+            total_steps=self.total_steps,
+            steps_per_epoch=self.batches.steps_per_epoch,
+            epochs=self.last_epoch,
+            num_parameters=self.workload.num_parameters,
+            num_train=len(self.workload.data.train),
+            num_test=len(self.workload.data.test),
+        )
+        # Weights are the same everywhere; what is drawn in training (dropout) differs between the ranks.
+        seed_all(self.training.seed, 1 + self.strategy.rank)
+        if self.request.resume:
+            self._resume(Path(self.request.resume))
+        self.wrapped.train()
+        self.agreement.restart_clock()
+        self._emit("stage", text="training")
+        self._started_at = time.monotonic()
+
+    def _remaining_shards(self) -> itertools.islice[Shard]:
+        """What is left of the epoch, and of the steps that the run may take."""
+        shards = self.batches.epoch(self.progress.epoch, self.progress.step_in_epoch)
+        return itertools.islice(shards, self.total_steps - self.progress.step)
+
+    def _step(self, shard: Shard) -> None:
+        """One optimizer step on one global batch."""
+        device = self.strategy.device
+        x, y = self.workload.data.train.batch(shard.indices)
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.workload.loss.per_sample(self.wrapped(x), y)
+        loss_sum = losses.sum() if shard.num_local else losses.sum() * 0
+        # DDP averages gradients over ranks: so scaled, the average is the gradient of the whole batch's loss, also
+        # where the last batch of an epoch is shared out unevenly.
+        scale = self.strategy.world_size / (shard.num_global if self.workload.loss.averaged else 1)
+        torch.autograd.backward(loss_sum * scale)
+        if self.training.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        set_learning_rate(self.optimizer, learning_rate(self.training, self.progress.step + 1, self.total_steps))
+        self.optimizer.step()
+        self.progress.step += 1
+        self.progress.step_in_epoch += 1
+        self.num_steps_here += 1
+        self.agreement.record(loss_sum.detach(), shard.num_global)
+
+    def _epoch_is_over(self) -> bool:
+        progress = self.progress
+        return progress.step_in_epoch == self.batches.steps_per_epoch or progress.step == self.total_steps
+
+    def _agree(self) -> bool:
+        """Meet the other ranks: look at the losses, report, checkpoint if it is time; True if the run stops here."""
+        is_first = not self._progress_at
+        agreed = self.agreement.reach()
+        self._account(agreed.losses)
+        if is_first:
+            self._emit("first_step")
+        if time.monotonic() - self._progress_at >= _PROGRESS_EVERY_S or self.progress.step == self.total_steps:
+            self._progress_at = time.monotonic()
+            progress = {"step": self.progress.step, "total_steps": self.total_steps, "epoch": self.progress.epoch}
+            self._emit("progress", **progress, steps_per_s=round(agreed.steps_per_s, 3))
+        if agreed.wants_checkpoint:
+            self._checkpoint()
+        if agreed.stop:
+            self._flush()
+            self._emit("stopped", step=self.progress.step, reason=self.agreement.reason)
+        return agreed.stop
+
+    def _account(self, losses: list[tuple[float, int]]) -> None:
+        """Add up and record the losses of the last steps. Raises NonFiniteLoss, before anything of them is saved."""
+        progress = self.progress
+        for step, (total, num) in enumerate(losses, start=progress.step - len(losses) + 1):
+            value = total / num if self.workload.loss.averaged else total
+            if not math.isfinite(value):
+                raise NonFiniteLoss(
+                    f"loss is {value} at step {step} (epoch {progress.epoch})", hint=self._divergence_hint()
+                )
+            progress.loss_sum += total
+            progress.num_samples += num
+            if step % self.log_every == 0 or step in {1, self.total_steps}:
+                self._emit("metrics", step=step, epoch=progress.epoch, split="train", values={"loss": value})
+
+    def _divergence_hint(self) -> str:
+        clip = "" if self.training.clip_norm else ", or --set clip_norm=1"
+        return f"try a smaller --lr (it is {self.training.lr:g}){clip}; or the data hold values that are not finite"
+
+    def _end_epoch(self) -> None:
+        """Evaluate, keep the weights, and leave a checkpoint that stands before the next epoch."""
+        progress = self.progress
+        epoch_loss = progress.loss_sum / (progress.num_samples if self.workload.loss.averaged else 1)
+        where = {"step": progress.step, "epoch": progress.epoch}
+        self._emit("metrics", **where, split="train", values={"epoch_loss": epoch_loss})
+        self._evaluate_and_keep(progress.epoch)
+        progress.next_epoch()
+        self._checkpoint()
+        self.agreement.restart_clock()
+
+    def _evaluate_and_keep(self, epoch: int) -> None:
+        """Evaluate over all ranks; save the state_dict if the epoch is the best so far, the last, or one to keep."""
+        progress, spec = self.progress, self.spec
+        result, _ = evaluate_on_test(self.workload, self.wrapped, self.strategy, self.training.batch_size)
+        values = scalars(result)
+        if spec.metric not in values:
+            if result["loss"] is None:
+                where = f"after step {progress.step} (epoch {epoch})"
+                raise NonFiniteLoss(f"the test loss is not finite {where}", hint=self._divergence_hint())
+            known = ", ".join(sorted(values))
+            raise UsageError(f"the metric {spec.metric!r} is not among the results of {spec.data}: {known}")
+        value = values[spec.metric]
+        is_better = value >= progress.best_value if spec.goal == "max" else value <= progress.best_value
+        is_best = is_better or not progress.best_epoch
+        if is_best:
+            progress.best_epoch, progress.best_value = epoch, value
+        self.result = result
+        self._emit("metrics", step=progress.step, epoch=epoch, split="test", values=values)
+        is_last = epoch == self.last_epoch
+        if self.artifacts and (is_best or is_last or epoch % self._keep_every == 0):
+            event = {"kind": "state_dict", "name": f"epoch-{epoch}", "step": progress.step, "epoch": epoch}
+            save = partial(write_state_dict, *copy_to_host(self.model.state_dict()))
+            self.artifacts.write(save, {**event, "metrics": values, "best": is_best}, must=is_last)
+
+    def _finish(self) -> None:
+        if self.result is None:  # resumed from a checkpoint behind the last epoch
+            self._evaluate_and_keep(self.last_epoch)
+        self._flush()
+        seconds = time.monotonic() - self._started_at
+        best = {"epoch": self.progress.best_epoch, "metric": self.spec.metric, "value": self.progress.best_value}
+        self._emit(
+            "finished",
+            result={
+                **(self.result or {}),
+                "best": best,
+                "step": self.progress.step,
+                "epochs": self.last_epoch,
+                "train_seconds": round(seconds, 3),
+                "steps_per_s": round(self.num_steps_here / seconds, 3),
+                "weights_sha256": digest(self.model.state_dict()) if self.strategy.rank == 0 else "",
+            },
+        )
+
+    def _checkpoint(self) -> None:
+        """Save everything that continues the run from here; a full disk costs the checkpoint, not the run."""
+        random_states = self.strategy.gather(capture())
+        self.agreement.checkpoint_saved()
+        if self.artifacts:
+            saved = Checkpoint.capture(self.model, self.optimizer, self.progress, random_states, self.spec)
+            event = {"kind": "checkpoint", "name": f"step-{self.progress.step}", "step": self.progress.step}
+            self.artifacts.write(saved.write, {**event, "epoch": self.progress.epoch, "metrics": {}, "best": False})
+
+    def _resume(self, path: Path) -> None:
+        """Continue from a checkpoint: exactly, if it is of the same job with the same ranks and threads."""
+        saved = Checkpoint.read(path)
+        if saved.progress.step_in_epoch and saved.batch_size != self.training.batch_size:
+            raise UsageError(
+                f"the checkpoint was cut in mid-epoch with a batch size of {saved.batch_size}, this job's is "
+                f"{self.training.batch_size}: the rest of the epoch would be other samples",
+                hint="resume from the checkpoint of an epoch's end, or keep the batch size",
+            )
+        self.strategy.warm_up(self.wrapped, self.workload.data.train.batch(torch.arange(2))[0].to(self.strategy.device))
+        saved.restore(self.model, self.optimizer)
+        self.progress = saved.progress
+        rank, world_size = self.strategy.rank, self.strategy.world_size
+        if saved.world_size == world_size:
+            restore(saved.random_states[rank])
+        else:
+            seed_all(self.training.seed, 1 + rank, self.progress.step)
+        if rank == 0:
+            differences = saved.differences(self.spec, world_size)
+            exactly = f"not bit by bit ({'; '.join(differences)})" if differences else "exactly"
+            print(f"continuing after step {self.progress.step}, {exactly}", flush=True)
+
+    def _keep_every_by_size(self) -> int:
+        num_bytes: int = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
+        return max(1, math.ceil(self.last_epoch * num_bytes / _KEPT_BYTES))
+
+    def _flush(self) -> None:
+        if self.artifacts:
+            self.artifacts.flush()
+
+    def _emit(self, type_: str, **fields: Any) -> None:
+        if self.strategy.rank == 0:
+            self.channel.write(type_, **fields)

@@ -1,0 +1,100 @@
+"""The model, the data and the loss of a job as one rank holds them, and the evaluation over all ranks.
+
+What training and evaluation have in common. It knows neither optimizers nor steps.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dljobs.models.build import build_model
+from dljobs.models.data import Data, load_data
+from dljobs.models.evaluation import Tally, shard_indices, tally
+from dljobs.models.losses import Loss, find_loss
+from dljobs.models.weights import load_weights
+
+from .channel import EventWriter
+from .folder import RunRequest, write_whole
+from .random_state import seed_all
+from .strategies import Strategy
+
+# Without gradients a sample needs far less memory than in training, and small batches waste time.
+_MIN_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a job computes with."""
+
+    data: Data
+    model: nn.Module  # raw, on the strategy's device
+    loss: Loss
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model; shared ones count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_workload(request: RunRequest, strategy: Strategy, channel: EventWriter) -> Workload:
+    """Load the data and build the model, with the same initial weights on every rank and for every strategy."""
+    spec = request.spec
+    if strategy.rank == 0:
+        channel.write("stage", text=f"loading {spec.data}")
+    data = load_data(spec.data, spec.data_options, Path(request.data_dir))
+    seed_all(spec.training.seed)
+    model = build_model(spec.model, spec.model_options, data)
+    return Workload(data, model.to(strategy.device), find_loss(spec.loss))
+
+
+def evaluate_on_test(
+    workload: Workload, wrapped: nn.Module, strategy: Strategy, batch_size: int
+) -> tuple[dict[str, Any], Tally]:
+    """Evaluate the whole test split, each sample on one rank; all ranks return the same result."""
+    strategy.broadcast_buffers(workload.model)
+    data = workload.data
+    indices = shard_indices(len(data.test), strategy.rank, strategy.world_size)
+    counted = tally(
+        strategy.evaluated(workload.model, wrapped),
+        data.test,
+        indices,
+        workload.loss,
+        data,
+        strategy.device,
+        max(_MIN_EVALUATION_BATCH, batch_size // strategy.world_size),
+    )
+    over_all = counted.with_tensor(strategy.all_sum(counted.to_tensor()))
+    return over_all.result(), over_all
+
+
+def run_evaluation(request: RunRequest, strategy: Strategy, channel: EventWriter) -> None:
+    """A job of kind "evaluate": load the given weights, evaluate, and leave the result as an artifact."""
+    workload = load_workload(request, strategy, channel)
+    assert request.state_dict is not None, "a job of kind evaluate has a state_dict"
+    load_weights(workload.model, Path(request.state_dict))
+    wrapped = strategy.wrap(workload.model)
+    if strategy.rank == 0:
+        channel.write("stage", text=f"evaluating on {len(workload.data.test)} samples")
+    result, over_all = evaluate_on_test(workload, wrapped, strategy, request.spec.training.batch_size)
+    if strategy.rank != 0:
+        return
+    path = Path(request.folder) / "artifacts" / "evaluation.json"
+    write_whole(path, json.dumps({**result, "confusion": over_all.confusion()}, sort_keys=True).encode())
+    metrics = scalars(result)
+    channel.write("metrics", step=0, epoch=0, split="test", values=metrics)
+    channel.write(
+        "artifact", kind="evaluation", name="evaluation", path=str(path), step=0, epoch=0, metrics=metrics, best=False
+    )
+    channel.write("finished", result=result)
+
+
+def scalars(result: dict[str, Any]) -> dict[str, float]:
+    """The plain numbers of a result: what metrics can hold."""
+    return {
+        name: float(value) for name, value in result.items() if isinstance(value, int | float) and name != "num_samples"
+    }
