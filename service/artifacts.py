@@ -7,23 +7,26 @@ not complete is invisible to every reader. Callers know files and ids only: behi
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
 
-from dljobs.errors import CorruptArtifact, NotFound
+from dljobs.errors import CorruptArtifact, DljobsError, NotFound, StorageFull
 
 from .clock import now
 from .database import Database
+from .jobs import MAX_ID
+from .json_text import to_json
 from .runs import RunKey, fenced_update
 from .tables import artifact_chunks, artifacts, runs
 
 CHUNK_BYTES = 4 * 1024 * 1024
+_STAGING_SUFFIX = ".staging"  # in the name, so that a complete artifact of the same name can stand beside it
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,24 @@ class ArtifactStore:
         """Store a file as an artifact of the run; returns its id.
 
         Each chunk is a short transaction of its own, so that heartbeats get through on SQLite. A crash leaves a
-        `staging` row, which the next attempt at the same name and the sweep remove.
+        `staging` row, which the next attempt at the same name and the sweep remove. An artifact of the same name that
+        was stored before stays until this one is complete.
 
         Raises:
             StaleToken: the run's lease is gone; nothing became visible.
             StorageFull: the database has no room.
         """
         artifact_id = self._begin(key, what)
+        try:
+            self._fill(key, what, artifact_id, path)
+        except StorageFull:
+            # The room that the chunks take is what everybody lacks now; if even this fails, the sweep does it later.
+            with suppress(DljobsError), self._database.write() as connection:
+                connection.execute(delete(artifacts).where(artifacts.c.id == artifact_id))
+            raise
+        return artifact_id
+
+    def _fill(self, key: RunKey, what: Description, artifact_id: int, path: Path) -> None:
         whole, size = hashlib.sha256(), 0
         with path.open("rb") as file:
             for number, chunk in enumerate(iter(lambda: file.read(CHUNK_BYTES), b"")):
@@ -67,25 +81,25 @@ class ArtifactStore:
                     connection.execute(insert(artifact_chunks).values(**values))
         with self._database.write() as connection:
             fenced_update(connection, key)
-            complete = {"state": "complete", "size_bytes": size, "digest": whole.hexdigest()}
+            connection.execute(delete(artifacts).where(*_named(key, what, what.name)))
+            complete = {"name": what.name, "state": "complete", "size_bytes": size, "digest": whole.hexdigest()}
             connection.execute(update(artifacts).where(artifacts.c.id == artifact_id).values(**complete))
-        return artifact_id
 
     def _begin(self, key: RunKey, what: Description) -> int:
-        same = (artifacts.c.run_id == key.run_id, artifacts.c.kind == what.kind, artifacts.c.name == what.name)
+        name = f"{what.name}{_STAGING_SUFFIX}"
         values = {
             "run_id": key.run_id,
             "kind": what.kind,
-            "name": what.name,
+            "name": name,
             "state": "staging",
             "step": what.step,
             "epoch": what.epoch,
-            "metrics_json": json.dumps(dict(what.metrics)),
+            "metrics_json": to_json(what.metrics),
             "best": int(what.best),
         }
         with self._database.write() as connection:
             fenced_update(connection, key)
-            connection.execute(delete(artifacts).where(*same))
+            connection.execute(delete(artifacts).where(*_named(key, what, name)))
             made = insert(artifacts).values(created_at=now(), **values).returning(artifacts.c.id)
             return int(connection.execute(made).scalar_one())
 
@@ -103,6 +117,8 @@ class ArtifactStore:
             here = (artifact_chunks.c.artifact_id == artifact_id, artifact_chunks.c.number == number)
             with self._database.read() as connection:
                 chunk = connection.execute(select(artifact_chunks).where(*here)).mappings().one_or_none()
+                if chunk is None:
+                    get_artifact(connection, artifact_id)  # NotFound: it was dropped while we read
             if chunk is None or hashlib.sha256(chunk["data"]).hexdigest() != chunk["digest"]:
                 what = "is missing" if chunk is None else "does not match its digest"
                 raise CorruptArtifact(
@@ -143,14 +159,20 @@ class ArtifactStore:
             connection.execute(delete(artifacts).where(*mine))
 
 
+def _named(key: RunKey, what: Description, name: str) -> tuple[ColumnElement[bool], ...]:
+    return (artifacts.c.run_id == key.run_id, artifacts.c.kind == what.kind, artifacts.c.name == name)
+
+
 def get_artifact(connection: Connection, artifact_id: int) -> RowMapping:
     """The row of a complete artifact.
 
     Raises:
         NotFound: there is none with this id.
     """
-    query = select(artifacts).where(artifacts.c.id == artifact_id, artifacts.c.state == "complete")
-    row = connection.execute(query).mappings().one_or_none()
+    row = None
+    if 0 < artifact_id <= MAX_ID:
+        query = select(artifacts).where(artifacts.c.id == artifact_id, artifacts.c.state == "complete")
+        row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"there is no artifact {artifact_id}", "`dljobs artifacts JOB` lists a job's artifacts")
     return row

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from dljobs.errors import StorageFull, Unreachable, UsageError
 
@@ -31,11 +32,14 @@ class Database:
         self.engine = _create_engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(dljobs_write=True)
+        # SQLite's readers always see one moment.
+        one_moment = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = self.engine.execution_options(**one_moment)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one moment and changes nothing."""
-        with self._translated(), self.engine.connect() as connection:
+        with self._translated(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -56,7 +60,9 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, InterfaceError) as error:
+        except DBAPIError as error:
+            if not _is_about_the_database(error):
+                raise
             raise _explain(error, self.shown_url) from error
 
 
@@ -67,7 +73,7 @@ def open_database(settings: Settings, *, create: bool = False) -> Database:
         create: make the embedded database's file if there is none.
 
     Raises:
-        Unreachable: there is no file yet, or it lies on a network file system.
+        Unreachable: there is no file yet, or none can be there, or it lies on a network file system.
         UsageError: the URL is none, or its driver is not installed.
     """
     path = _sqlite_path(settings.sqlalchemy_url)
@@ -78,10 +84,12 @@ def open_database(settings: Settings, *, create: bool = False) -> Database:
                 f"{path} is on a network file system ({file_system}), where SQLite's locks cannot be trusted",
                 hint="set DLJOBS_HOME to a local disk, or DLJOBS_DATABASE_URL to a Postgres database",
             )
-        if create:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # before SQLite would create it world-readable
-        elif not path.exists():
+        try:
+            exists = _make_file(path) if create else path.exists()
+        except OSError as error:
+            words = f"there can be no database at {path}: {error.strerror}"
+            raise Unreachable(words, "set DLJOBS_HOME to a folder of your own") from None
+        if not exists:
             hint = "start the service with `dljobs up`" if settings.embedded_database else "run `dljobs db upgrade`"
             raise Unreachable(f"there is no database at {path} yet", hint)
     return Database(settings.sqlalchemy_url)
@@ -130,14 +138,35 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def lock_for_scheduling(connection: Connection) -> bool:
-    """Take the scheduler's lock until the end of this transaction; False if another holds it.
+class Lock(IntEnum):
+    """What one transaction at a time may do: the keys of Postgres' advisory locks."""
+
+    SCHEDULING = 7160201
+    REGISTRATION = 7160202
+    MIGRATION = 7160203
+
+
+def try_lock(connection: Connection, lock: Lock) -> bool:
+    """Take the lock until the end of this transaction; False if another holds it.
 
     On SQLite the write lock that the transaction already has is the same thing.
     """
     if connection.dialect.name == "sqlite":
         return True
-    return bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(7160201)")).scalar_one())
+    return bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": int(lock)}).scalar_one())
+
+
+def wait_for_lock(connection: Connection, lock: Lock) -> None:
+    """Take the lock until the end of this transaction, when whoever holds it is done."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(lock)})
+
+
+def _is_about_the_database(error: DBAPIError) -> bool:
+    """Whether the server, the file or the schema is not right, rather than one statement."""
+    # SQLite says "file is not a database" and "malformed" with the bare base class.
+    unusable = isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
+    return unusable or type(error.orig).__name__ in ("UndefinedTable", "InsufficientPrivilege")
 
 
 def _explain(error: DBAPIError, shown_url: str) -> Exception:
@@ -157,6 +186,12 @@ def _sqlite_path(url: str) -> Path | None:
     if not name or name == ":memory:":
         raise UsageError("an in-memory SQLite database cannot be shared", "give a file: sqlite:////path/to/dljobs.db")
     return Path(name)
+
+
+def _make_file(path: Path) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # before SQLite would create it world-readable
+    return True
 
 
 def _file_system_of(path: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from dljobs.errors import DljobsError
+
 from . import jobs, leases, registration, runs
 from .clock import read_now
-from .database import Database, lock_for_scheduling
+from .database import Database, Lock, try_lock
 from .scheduler import OfferedDevice, OfferingWorker, Plan, WaitingJob, plan
 from .states import JobState, WorkerState
 
@@ -27,14 +30,15 @@ def dispatch(database: Database, *, lease_s: float) -> list[Dispatched]:
         if not any(job["state"] == JobState.QUEUED for job in jobs.list_waiting(connection)):
             return []
     with database.write() as connection:
-        if not lock_for_scheduling(connection):
+        if not try_lock(connection, Lock.SCHEDULING):
             return []
         names, planned = make_plan(connection, lease_s=lease_s)
         placed = []
         for placement in planned.placed:
             worker_id = placement.worker_id
-            key = runs.create_run(connection, placement.job_id, worker_id, placement.device_ids, lease_s)
-            placed.append(Dispatched(key, names[worker_id]))
+            with suppress(DljobsError):  # cancelled or held since the plan was made
+                key = runs.create_run(connection, placement.job_id, worker_id, placement.device_ids, lease_s)
+                placed.append(Dispatched(key, names[worker_id]))
         return placed
 
 

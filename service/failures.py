@@ -80,4 +80,4 @@ def exit_code(failure: FailureClass | None) -> ExitCode:
 
 
 def _backoff_s(num_before: int) -> float:
-    return float(min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0**num_before))
+    return float(min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(num_before, 32)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from dljobs.errors import DljobsError, NotFound, UsageError
 
@@ -43,8 +44,8 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
     Returns:
         The job's id, and whether it was made now.
     """
+    same_key = and_(jobs.c.user == new.user, jobs.c.idempotency_key == new.idempotency_key)
     if new.idempotency_key is not None:
-        same_key = and_(jobs.c.user == new.user, jobs.c.idempotency_key == new.idempotency_key)
         existing = connection.execute(select(jobs.c.id).where(same_key)).scalar()
         if existing is not None:
             return int(existing), False
@@ -64,7 +65,15 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         "max_retries": new.max_retries,
         "submitted_at": now(),
     }
-    job_id = int(connection.execute(insert(jobs).values(**values).returning(jobs.c.id)).scalar_one())
+    try:
+        with connection.begin_nested():
+            job_id = int(connection.execute(insert(jobs).values(**values).returning(jobs.c.id)).scalar_one())
+    except IntegrityError:
+        # Only on Postgres: another client has committed the same key since we looked.
+        existing = connection.execute(select(jobs.c.id).where(same_key)).scalar()
+        if existing is None:
+            raise
+        return int(existing), False
     record(connection, "submitted", "submitted", actor=new.user, to_state=state, job_id=job_id)
     return job_id, True
 
@@ -78,27 +87,38 @@ def resolve_id(connection: Connection, text: str) -> int:
     """
     if text.startswith("@"):
         back = text[1:] or "0"
-        if not back.isascii() or not back.isdigit() or int(back) > 10**9:
-            raise UsageError(f"{text!r} is no job id", "write a number, @ for the latest job or @1 for the one before")
+        if not _is_number(back):
+            raise UsageError(
+                f"{text[:40]!r} is no job id", "write a number, @ for the latest job or @1 for the one before"
+            )
         latest_first = select(jobs.c.id).order_by(jobs.c.id.desc())
         found = connection.execute(latest_first.offset(int(back)).limit(1)).scalar()
         if found is None:
             raise NotFound(f"there is no job {text}", "list jobs with `dljobs status --all`")
         return int(found)
-    if not text.isascii() or not text.isdigit():
-        raise UsageError(f"{text!r} is no job id", "write a number, @ for the latest job or @1 for the one before")
+    if not _is_number(text):
+        raise UsageError(f"{text[:40]!r} is no job id", "write a number, @ for the latest job or @1 for the one before")
     return int(get_job(connection, int(text))["id"])
 
 
-def get_job(connection: Connection, job_id: int) -> RowMapping:
+def _is_number(text: str) -> bool:
+    # int() refuses thousands of digits, and neither database counts further than MAX_ID.
+    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= MAX_ID
+
+
+def get_job(connection: Connection, job_id: int, *, lock: bool = False) -> RowMapping:
     """The job's row.
+
+    Args:
+        lock: nobody else may move the job until this transaction ends; whoever decides by its state needs that.
 
     Raises:
         NotFound: there is no such job.
     """
     row = None
     if 0 < job_id <= MAX_ID:
-        row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+        query = select(jobs).where(jobs.c.id == job_id)
+        row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"there is no job {job_id}", "list jobs with `dljobs status --all`")
     return row
@@ -155,7 +175,7 @@ def request_cancel(connection: Connection, job_id: int, *, actor: str) -> JobSta
     Raises:
         DljobsError: the job has already ended.
     """
-    job = get_job(connection, job_id)
+    job = get_job(connection, job_id, lock=True)
     state = JobState(job["state"])
     if state in ENDED_JOBS:
         raise DljobsError(f"job {job_id} has already ended: it is {state}")
@@ -174,7 +194,7 @@ def retry_job(connection: Connection, job_id: int, *, actor: str, fresh: bool) -
     Raises:
         DljobsError: the job has not failed.
     """
-    job = get_job(connection, job_id)
+    job = get_job(connection, job_id, lock=True)
     if JobState(job["state"]) not in (JobState.FAILED, JobState.CANCELLED):
         hint = f"submit it anew: dljobs submit {job['model']}" if job["state"] == JobState.SUCCEEDED else ""
         raise DljobsError(f"job {job_id} is {job['state']}: only a failed or cancelled job can be retried", hint)
@@ -187,6 +207,14 @@ def retry_job(connection: Connection, job_id: int, *, actor: str, fresh: bool) -
 
 
 def hold_job(connection: Connection, job_id: int, *, actor: str, release: bool = False) -> None:
-    """Keep a queued job from starting, or let a held one go."""
+    """Keep a queued job from starting, or let a held one go.
+
+    Raises:
+        DljobsError: the job is in another state.
+    """
+    state = get_job(connection, job_id, lock=True)["state"]
+    # Other states may go to `queued` too, but not by a user's word.
+    if release and state != JobState.HELD:
+        raise DljobsError(f"job {job_id} is {state}: only a held job can be released")
     to, reason = (JobState.QUEUED, f"released by {actor}") if release else (JobState.HELD, f"held by {actor}")
     move_job(connection, job_id, to, actor=actor, reason=reason)

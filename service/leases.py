@@ -48,8 +48,18 @@ def expired_runs(connection: Connection) -> list[RowMapping]:
         .where(runs.c.state.in_(LIVE_RUNS), leases.c.released_at.is_(None))
         .group_by(runs.c.id)
         .having(func.min(leases.c.expires_at) < now())
+        .order_by(runs.c.id)
     )
     return list(connection.execute(query).mappings())
+
+
+def lock_if_expired(connection: Connection, run_id: int) -> bool:
+    """Whether a lease of the run has still run out; until this transaction ends nobody renews it."""
+    # The run first, as `end_run` does: two that lock in opposite orders wait for each other.
+    connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
+    held = select((leases.c.expires_at < now()).label("overdue"))
+    locked = held.where(leases.c.run_id == run_id, leases.c.released_at.is_(None)).with_for_update()
+    return any(row.overdue for row in connection.execute(locked))
 
 
 def held_devices(connection: Connection) -> list[RowMapping]:

@@ -15,8 +15,7 @@ MAX_LINE_LENGTH = 8192
 def add_lines(connection: Connection, run_id: int, lines: Sequence[tuple[int | None, str]]) -> None:
     """Insert (rank, line) pairs; rank None is the supervisor. Call it after `runs.fenced_update`."""
     if lines:
-        # Postgres refuses NUL in text, and a user's program may print anything.
-        rows = [{"run_id": run_id, "rank": rank, "line": line.replace("\0", "␀")} for rank, line in lines]
+        rows = [{"run_id": run_id, "rank": rank, "line": line} for rank, line in lines]
         connection.execute(insert(logs).values(at=now()), rows)
 
 
@@ -29,7 +28,7 @@ def list_lines(
     tail: int | None = None,
     limit: int | None = None,
 ) -> list[RowMapping]:
-    """Lines of these runs after line `after_id`, oldest first; only the last `tail`, or only the first `limit` of them."""
+    """Lines of these runs after line `after_id`, oldest first; only the last `tail` or the first `limit` of them."""
     query = select(logs).where(logs.c.run_id.in_(run_ids), logs.c.id > after_id)
     if rank is not None:
         query = query.where(logs.c.rank == rank)

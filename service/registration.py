@@ -15,6 +15,7 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 from dljobs.errors import UsageError
 
 from .clock import now, read_now
+from .database import Lock, wait_for_lock
 from .events import record
 from .states import WorkerState
 from .tables import devices, workers
@@ -64,6 +65,8 @@ def register(
     Raises:
         UsageError: a living worker has the same name or one of these devices; the message names it.
     """
+    # Two that start at once see no row of each other that they could lock.
+    wait_for_lock(connection, Lock.REGISTRATION)
     moment = read_now(connection)
 
     def is_living(row: RowMapping) -> bool:

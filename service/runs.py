@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from .clock import now
 from .events import record
 from .failures import FailureClass, decide
 from .jobs import get_job, move_job
+from .json_text import to_json
 from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
 from .tables import jobs, runs
 
@@ -44,8 +44,14 @@ class RunKey:
 def create_run(
     connection: Connection, job_id: int, worker_id: int, device_ids: Sequence[int], lease_s: float
 ) -> RunKey:
-    """Give a queued job a run on these devices of this worker: run, leases and the job's move, all or nothing."""
-    job = get_job(connection, job_id)
+    """Give a queued job a run on these devices of this worker: run, leases and the job's move, all or nothing.
+
+    Raises:
+        DljobsError: the job is no longer queued; nothing was changed.
+    """
+    job = get_job(connection, job_id, lock=True)
+    if job["state"] != JobState.QUEUED:
+        raise DljobsError(f"job {job_id} is {job['state']}: it cannot be placed")
     token = leases.new_token()
     number = job["num_runs"] + 1
     values = {"job_id": job_id, "number": number, "state": RunState.STARTING, "token": token, "worker_id": worker_id}
@@ -193,4 +199,4 @@ def live_runs_of(connection: Connection, worker_id: int) -> list[RowMapping]:
 
 
 def _to_json(value: dict[str, Any] | None) -> str | None:
-    return None if value is None else json.dumps(value)
+    return None if value is None else to_json(value)

@@ -11,7 +11,7 @@ from sqlalchemy import inspect, text
 
 from dljobs.errors import SchemaMismatch, UnknownName, Unreachable
 
-from .database import Database, open_database
+from .database import Database, Lock, open_database, wait_for_lock
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _migrate(settings: Settings, revision: str, *, up: bool) -> str:
             check(database)
         config = _alembic_config()
         with database.write() as connection:
+            wait_for_lock(connection, Lock.MIGRATION)
             config.attributes["connection"] = connection
             (command.upgrade if up else command.downgrade)(config, revision)
         return current_revision(database) or "base"

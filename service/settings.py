@@ -56,7 +56,8 @@ class Settings:
     def sqlalchemy_url(self) -> str:
         """The URL SQLAlchemy opens: the embedded file, or the user's own with the driver dljobs installs."""
         if self.embedded_database:
-            return f"sqlite:///{self.sqlite_path}"
+            # What means something else in a URL: a home may have any name.
+            return "sqlite:///" + re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", str(self.sqlite_path))
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url)
 
     def to_environment(self) -> dict[str, str]:
@@ -134,7 +135,9 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
 
 def mask(url: str) -> str:
     """The URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    # Up to the last @: a password that holds one unescaped is a mistake, but no reason to show half of it.
+    shown = re.sub(r"(://[^:/@?]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", shown)
 
 
 def _pick(name: str, flags: Mapping[str, Any], environ: Mapping[str, str], file: Mapping[str, Any]) -> tuple[Any, str]:
@@ -151,11 +154,13 @@ def _pick(name: str, flags: Mapping[str, Any], environ: Mapping[str, str], file:
 def _read_file(path: Path, *, must_exist: bool) -> Mapping[str, Any]:
     try:
         values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if must_exist:
             hint = "unset DLJOBS_CONFIG or write the file"
             raise UsageError(f"there is no settings file {path}", hint) from None
         return {}
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     for name in values:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from dljobs.errors import UnknownName, UsageError
-from dljobs.models.catalog import DatasetEntry, ModelEntry, find_dataset, find_model
+from dljobs.models.catalog import LOSS_TASKS, DatasetEntry, ModelEntry, find_dataset, find_model
 from dljobs.models.options import Option, OptionType, coerce
 
 from . import jobs
@@ -80,12 +80,18 @@ def prepare(request: Request, user: str) -> NewJob:
     """
     model = find_model(request.model)
     data = find_dataset(request.data or model.data)
+    if LOSS_TASKS[model.loss] != data.task:
+        raise UsageError(
+            f"model {model.name} is for {LOSS_TASKS[model.loss]}, and dataset {data.name} is for {data.task}",
+            f"its own dataset is {model.data}",
+        )
     training, model_options, data_options = _resolve_options(model, data, request)
     strategy = _resolve_strategy(request.strategy, request.num_devices)
     if strategy == "ddp":
         _check_divisible(training.batch_size, request.num_devices)
     _check_range("priority", request.priority, 0, 100)
     _check_range("max-retries", request.max_retries, 0, 1000)
+    key = request.idempotency_key
     spec = JobSpec(
         model=model.name,
         data=data.name,
@@ -101,12 +107,12 @@ def prepare(request: Request, user: str) -> NewJob:
     return NewJob(
         spec=spec,
         user=user,
-        name=_check_text("name", request.name or model.name),
+        name=_check_text("name", model.name if request.name is None else request.name),
         priority=request.priority,
         tags=tuple(_check_text("tag", tag) for tag in request.tags),
         time_limit_s=request.time_limit_s,
         max_retries=request.max_retries,
-        idempotency_key=request.idempotency_key and _check_text("idempotency key", request.idempotency_key),
+        idempotency_key=None if key is None else _check_text("idempotency key", key),
         held=request.held,
     )
 
@@ -132,7 +138,7 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
     return Submitted(job_id, created, tuple(warnings))
 
 
-def prepare_evaluation(job: Mapping[str, Any], artifact_id: int, data_name: str | None, user: str) -> NewJob:
+def prepare_evaluation(job: Mapping[Any, Any], artifact_id: int, data_name: str | None, user: str) -> NewJob:
     """A job of one device that evaluates a stored state_dict of `job` (a row) on a worker."""
     trained = JobSpec.from_json(job["spec_json"])
     data = find_dataset(data_name or trained.data)

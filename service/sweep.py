@@ -30,8 +30,10 @@ def expire_leases(database: Database, *, actor: str) -> int:
     num_ended = 0
     with database.write() as connection:
         names = {row["id"]: row["name"] for row in registration.list_workers(connection)}
-        # Read again under the write lock: the worker may have renewed since.
         for run in leases.expired_runs(connection):
+            # Look again under a lock: on Postgres its worker may have renewed since.
+            if not leases.lock_if_expired(connection, run["id"]):
+                continue
             name = names.get(run["worker_id"], "?")
             reason = f"worker {name} went silent: its lease ran out {run['overdue_s']:.0f} s ago"
             with suppress(StaleToken):

@@ -12,6 +12,7 @@ from enum import StrEnum
 from sqlalchemy import (
     CheckConstraint,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -24,7 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.types import BigInteger
+from sqlalchemy.types import BigInteger, TypeDecorator
 
 from .failures import FailureClass
 from .states import LIVE_RUNS, JobState, RunState, WorkerState
@@ -40,6 +41,16 @@ metadata = MetaData(
 )
 # SQLite gives a 64-bit rowid only to a column declared INTEGER.
 Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+class AnyText(TypeDecorator[str]):
+    """Text that a user's program may have written: no database takes half a surrogate pair, and Postgres no NUL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\0", "␀").encode("utf-8", "replace").decode()
 
 
 def _one_of(column: str, values: Iterable[StrEnum], *, nullable: bool = False) -> CheckConstraint:
@@ -75,7 +86,7 @@ jobs = Table(
     Column("ended_at", Double),
     Column("cancel_requested_at", Double),
     Column("failure_class", String(16)),
-    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("reason", AnyText, nullable=False, server_default=text("''")),
     Column("result_json", Text),
     _one_of("state", JobState),
     _one_of("failure_class", FailureClass, nullable=True),
@@ -135,15 +146,15 @@ runs = Table(
     Column("started_at", Double),
     Column("first_step_at", Double),
     Column("ended_at", Double),
-    Column("step", Integer, nullable=False, server_default=text("0")),
-    Column("total_steps", Integer, nullable=False, server_default=text("0")),
+    Column("step", BigInteger, nullable=False, server_default=text("0")),
+    Column("total_steps", BigInteger, nullable=False, server_default=text("0")),
     Column("epoch", Integer, nullable=False, server_default=text("0")),
     Column("steps_per_s", Double),
     Column("progress_at", Double),
     # How far the run's spool of events and output has been taken over, written with the rows that came from it.
     Column("spool_json", Text, nullable=False, server_default=text("'{}'")),
     Column("failure_class", String(16)),
-    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("reason", AnyText, nullable=False, server_default=text("''")),
     Column("error_json", Text),
     Column("result_json", Text),
     _one_of("state", RunState),
@@ -176,7 +187,7 @@ metrics = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("run_id", ForeignKey("runs.id"), nullable=False),
-    Column("step", Integer, nullable=False),
+    Column("step", BigInteger, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("split", String(16), nullable=False),
     Column("name", String(100), nullable=False),
@@ -192,7 +203,7 @@ logs = Table(
     Column("id", Id, primary_key=True),
     Column("run_id", ForeignKey("runs.id"), nullable=False),
     Column("rank", Integer),  # null: the supervisor's own words
-    Column("line", Text, nullable=False),
+    Column("line", AnyText, nullable=False),
     Column("at", Double, nullable=False),
     Index(None, "run_id", "id"),
     sqlite_autoincrement=True,
@@ -210,7 +221,7 @@ events = Table(
     Column("kind", String(32), nullable=False),
     Column("from_state", String(16)),
     Column("to_state", String(16)),
-    Column("reason", Text, nullable=False),
+    Column("reason", AnyText, nullable=False),
     Index(None, "job_id", "id"),
     sqlite_autoincrement=True,
 )
@@ -223,7 +234,7 @@ artifacts = Table(
     Column("kind", String(16), nullable=False),
     Column("name", String(200), nullable=False),
     Column("state", String(16), nullable=False),
-    Column("step", Integer, nullable=False),
+    Column("step", BigInteger, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("metrics_json", Text, nullable=False),
     Column("best", Integer, nullable=False, server_default=text("0")),  # 1: the best of its run when it was written

@@ -1,0 +1,89 @@
+"""Following jobs on the terminal: log lines as they come, a bar while one runs, one line when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from dljobs.service.database import Database
+from dljobs.service.waiting import Poll, follow, unfinished, wait_for
+
+from .output import line_writer, say
+from .wording import describe_end
+
+Json = dict[str, Any]
+
+
+def follow_job(
+    database: Database,
+    job: Json,
+    *,
+    lease_s: float,
+    bar: bool,
+    rank: int | None = None,
+    tail: int | None = None,
+    num_ranks: int = 1,
+) -> Json:
+    """Print the job's log until it has ended; returns the Job as it is then.
+
+    Raises:
+        NotFinished: Ctrl-C; the job goes on.
+    """
+    run = None
+    with _going_on([job]), line_writer(bar=bar) as writer:
+        for glimpse in follow(database, job["id"], lease_s=lease_s, poll=Poll(), rank=rank, tail=tail):
+            job = glimpse.job
+            for number, lines in _by_run(glimpse.lines):
+                if run is not None and number != run:
+                    say(f"-- run {number} of job {job['id']} --")
+                run = number
+                writer.write([show_line(line, num_ranks) for line in lines])
+            writer.progress(job)
+    return job
+
+
+def wait_until_ended(
+    database: Database, waited_for: Sequence[Json], *, lease_s: float, timeout_s: float | None = None
+) -> list[Json]:
+    """Wait until these jobs have ended, and say how; returns them as they are then.
+
+    Raises:
+        NotFinished: Ctrl-C or the timeout; the jobs go on.
+    """
+    with _going_on(waited_for):
+        ended = wait_for(database, [job["id"] for job in waited_for], lease_s=lease_s, poll=Poll(timeout_s))
+    for job in ended:
+        say(describe_end(job))
+    return ended
+
+
+def first_failure(ended: Sequence[Mapping[str, Any]]) -> int:
+    """The exit code of the first job that did not succeed; 0 if all did."""
+    return next((job["exit_code"] for job in ended if job["exit_code"]), 0)
+
+
+def show_line(line: Mapping[str, Any], num_ranks: int) -> str:
+    """A line of the log as text: whose it is, where more than one could have written it."""
+    if line["rank"] is None:
+        return f"[worker] {line['line']}"
+    return f"[{line['rank']}] {line['line']}" if num_ranks > 1 else str(line["line"])
+
+
+@contextmanager
+def _going_on(waited_for: Sequence[Json]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise unfinished(waited_for) from None
+
+
+def _by_run(lines: Sequence[Json]) -> Iterator[tuple[int, list[Json]]]:
+    group: list[Json] = []
+    for line in lines:
+        if group and group[0]["run"] != line["run"]:
+            yield group[0]["run"], group
+            group = []
+        group.append(line)
+    if group:
+        yield group[0]["run"], group

@@ -1,0 +1,127 @@
+"""`dljobs models`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dljobs.errors import UnknownName
+from dljobs.service.settings import Settings
+
+from .options import json_option
+from .output import Column, print_fields, print_json, print_lines, print_table
+from .submit import complete_model
+
+Json = dict[str, Any]
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=complete_model)
+@json_option
+@click.pass_obj
+def models(_settings: Settings, /, *, name: str | None, as_json: bool) -> None:
+    """List the models that can be trained and the data there is; of one of them, every option it has.
+
+    \b
+    Examples:
+      dljobs models
+      dljobs models lenet
+    """
+    from dljobs.models import catalog
+    from dljobs.service.views import dataset_view, model_view
+
+    if name is None:
+        found = {
+            "models": [model_view(entry) for entry in catalog.models().values()],
+            "datasets": [dataset_view(entry) for entry in catalog.datasets().values()],
+        }
+        if as_json:
+            print_json("catalog", found)
+        else:
+            _print_all(found)
+    elif name in catalog.models():
+        view = model_view(catalog.models()[name])
+        print_json("model", view) if as_json else _print_model(view)
+    elif name in catalog.datasets():
+        view = dataset_view(catalog.datasets()[name])
+        print_json("dataset", view) if as_json else _print_dataset(view)
+    else:
+        raise UnknownName("model", name, [*catalog.models(), *catalog.datasets()], hint="`dljobs models` lists them")
+
+
+def _print_all(found: dict[str, list[Json]]) -> None:
+    columns = (
+        Column("model"),
+        Column("parameters", right=True),
+        Column("data"),
+        Column("expected", kept=False),
+        Column("source", kept=False),
+    )
+    rows = [
+        [each["name"], _count(each["num_parameters"]), each["data"], each["expected"], each["source"]]
+        for each in found["models"]
+    ]
+    print_table(columns, rows)
+    print_lines([""])
+    columns = (
+        Column("data"), Column("task"), Column("shape"), Column("what", kept=False), Column("source", kept=False)
+    )  # fmt: skip
+    rows = [
+        [each["name"], each["task"], _shape(each["shape"]), each["summary"], each["source"]]
+        for each in found["datasets"]
+    ]
+    print_table(columns, rows)
+
+
+def _print_model(model: Json) -> None:
+    print_lines([f"{model['name']}: {model['summary']}"])
+    goal = "higher" if model["goal"] == "max" else "lower"
+    print_fields(
+        {
+            "source": model["source"],
+            "parameters": _count(model["num_parameters"]),
+            "data": model["data"],
+            "loss": model["loss"],
+            "metric": f"{model['metric']}, {goal} is better",
+            "expected": model["expected"],
+            "training": ", ".join(f"{key}={value}" for key, value in model["defaults"].items()),
+        }
+    )
+    _print_options(model["options"])
+    print_lines(["", f"dljobs submit {model['name']}"])
+
+
+def _print_dataset(data: Json) -> None:
+    print_lines([f"{data['name']}: {data['summary']}"])
+    print_fields(
+        {
+            "source": data["source"],
+            "task": data["task"],
+            "shape": _shape(data["shape"]),
+            "classes": _count(data["num_classes"]),
+            "fetched": "from the internet, once" if data["downloads"] else "",
+        }
+    )
+    _print_options(data["options"])
+
+
+def _print_options(options: list[Json]) -> None:
+    if not options:
+        return
+    print_lines(["", "options, for --set:"])
+    columns = (Column("name"), Column("type"), Column("default"), Column("", kept=False))
+    rows = [[each["name"], _type(each), str(each["default"]), each["doc"]] for each in options]
+    print_table(columns, rows)
+
+
+def _type(option: Json) -> str:
+    return "|".join(map(str, option["choices"])) if option["choices"] else str(option["type"])
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _shape(sizes: list[int]) -> str:
+    return "×".join(map(str, sizes))

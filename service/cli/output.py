@@ -1,0 +1,167 @@
+"""Output: data on stdout, talk on stderr; JSON, tables, and text that is safe to print.
+
+Tables fit the terminal. On a pipe nothing is coloured, the width is fixed but for the last column, which is never
+shortened, and neither is any other that a script would read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from dljobs.service.json_text import to_json
+
+PIPE_WIDTH = 120
+LAST_WIDTH = 20  # what the last column has of it; on a pipe it takes what it needs beyond
+STATE_STYLES = {
+    "running": "green",
+    "starting": "green",
+    "online": "green",
+    "queued": "yellow",
+    "held": "yellow",
+    "draining": "yellow",
+    "failed": "red",
+    "silent": "red",
+    "cancelled": "dim",
+    "offline": "dim",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. One that is not `kept` may be shortened where the table is too wide."""
+
+    title: str
+    kept: bool = True
+    right: bool = False
+
+
+def print_json(noun: str, value: Any) -> None:
+    """Print the envelope that `output_schema.json` describes: for people where people read it, else on one line."""
+    text = to_json({"dljobs": 1, noun: value})
+    print_lines([json.dumps(json.loads(text), indent=2) if sys.stdout.isatty() else text])
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print lines to stdout at once."""
+    if lines:
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Talk to the user, on stderr."""
+    click.echo(text, err=True)
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to stdout."""
+    print_lines(table_lines(columns, rows))
+
+
+def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table. A cell that is the name of a state gets its colour, on a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    is_terminal = sys.stdout.isatty()
+    width = output_width()
+    for index, column in enumerate(columns):
+        widest = max((len(row[index]) for row in rows), default=0)
+        if index == len(columns) - 1 and not is_terminal:
+            # Nothing stands to its right that a longer line could move.
+            kept, width = True, width + max(widest - LAST_WIDTH, 0)
+        table.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=column.kept,
+            min_width=max(widest, len(column.title)) if column.kept else min(widest, 8),
+        )
+    for row in rows:
+        cells = [one_line(cell) for cell in row]
+        table.add_row(*(Text(c, style=STATE_STYLES.get(c, ""), no_wrap=True, overflow="ellipsis") for c in cells))
+    console = Console(width=width, force_terminal=is_terminal, highlight=False)
+    with console.capture() as capture:
+        console.print(table, crop=False)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def output_width() -> int:
+    """Columns of the terminal, or the fixed width of a pipe."""
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    columns = os.environ.get("COLUMNS", "")
+    return max(int(columns) if columns.isdigit() else 0, PIPE_WIDTH)
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """Print names and values, aligned; what is empty is left out."""
+    shown = {name: value for name, value in fields.items() if value}
+    width = max(map(len, shown), default=0)
+    print_lines([f"{name:<{width}}  {one_line(value)}" for name, value in shown.items()])
+
+
+def one_line(text: str) -> str:
+    """The text without what would move a terminal's cursor: user code may have written it."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def printable(text: str) -> str:
+    """As `one_line`, with line ends and tabs kept."""
+    return "".join(character if character.isprintable() or character in "\n\t" else " " for character in text)
+
+
+def show_moment(at: float | None) -> str:
+    """A moment in local time, to the second."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def show_number(value: Any) -> str:
+    """A metric's value, short; `-` where there is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return "-" if value is None else str(value)
+    return f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def show_bytes(size: int) -> str:
+    """A size in binary units."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+@contextmanager
+def line_writer(*, bar: bool) -> Iterator[Any]:
+    """Something with `write(lines)` and `progress(job)`: a bar on stderr if `bar` and stderr is a terminal."""
+    if not (bar and sys.stderr.isatty()):
+        yield PlainWriter()
+        return
+    from .progress_bar import BarWriter
+
+    with BarWriter() as writer:
+        yield writer
+
+
+class PlainWriter:
+    """Lines to stdout, no bar."""
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Print lines."""
+        print_lines(lines)
+
+    def progress(self, job: Mapping[str, Any]) -> None:
+        """Nobody would see a bar."""

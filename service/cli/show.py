@@ -1,0 +1,121 @@
+"""`dljobs show`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dljobs.service.durations import show_duration
+from dljobs.service.settings import Settings
+
+from .opening import database_of, resolve_ids
+from .options import job_argument, json_option
+from .output import one_line, print_fields, print_json, print_lines, printable, show_bytes, show_moment
+from .submit import spec_fields
+from .wording import describe, describe_eta, describe_metrics, describe_progress, describe_work
+
+Json = dict[str, Any]
+
+
+@click.command()
+@job_argument
+@json_option
+@click.pass_obj
+def show(settings: Settings, *, job: str, as_json: bool) -> None:
+    """Show a job: its spec, its runs and where they ran, the error with its traceback, the result, the artifacts.
+
+    \b
+    Examples:
+      dljobs show @
+      dljobs show 12 --json
+    """
+    from dljobs.service.reports import job_details
+
+    with database_of(settings) as database:
+        [job_id] = resolve_ids(database, (job,))
+        details = job_details(database, job_id, lease_s=settings.lease_s)
+    if as_json:
+        print_json("job", details)
+        return
+    _print_head(details)
+    _heading("spec")
+    print_fields(spec_fields(details["spec"]))
+    for run in details["runs"]:
+        _print_run(run)
+    if details["artifacts"]:
+        _heading("artifacts")
+        num_bytes = sum(artifact["size_bytes"] for artifact in details["artifacts"])
+        print_lines([
+            f"{len(details['artifacts'])} with {show_bytes(num_bytes)} in all: `dljobs artifacts {job_id}` lists them"
+        ])  # fmt: skip
+
+
+def _print_head(job: Json) -> None:
+    took = (job["ended_at"] or 0) - (job["started_at"] or 0) if job["ended_at"] and job["started_at"] else None
+    print_lines([one_line(f"job {job['id']} {job['name']}: {job['state']}")])
+    print_fields(
+        {
+            "what": describe_work(job["spec"]) + (" (evaluation)" if job["kind"] == "evaluate" else ""),
+            "result" if job["result"] else "reason": describe(job),
+            "progress": describe_progress(job),
+            "time left": describe_eta(job),
+            "user": job["user"],
+            "tags": ", ".join(job["tags"]),
+            "priority": str(job["priority"]),
+            "submitted": show_moment(job["submitted_at"]),
+            "started": show_moment(job["started_at"]),
+            "ended": show_moment(job["ended_at"]),
+            "took": "" if took is None else show_duration(took),
+            "time limit": show_duration(job["time_limit_s"]) if job["time_limit_s"] else "",
+            "retries": f"{job['num_retries']} of {job['max_retries']}" if job["num_retries"] else "",
+            "evaluates": _describe_origin(job["origin"]),
+        }
+    )
+
+
+def _describe_origin(origin: Json | None) -> str:
+    if origin is None:
+        return ""
+    if origin["job_id"] is None:
+        return f"artifact {origin['artifact_id']}, which is gone"
+    return f"{origin['name']} of job {origin['job_id']}, run {origin['run']}, epoch {origin['epoch']}"
+
+
+def _print_run(run: Json) -> None:
+    _heading(f"run {run['number']}: {run['state']}")
+    progress, began = run["progress"], run["started_at"] or run["created_at"]
+    steps = f"{progress['step']} of {progress['total_steps']}, epoch {progress['epoch']}" if progress["step"] else ""
+    print_fields(
+        {
+            "worker": f"{run['worker']} on {run['node']}",
+            "devices": ", ".join(f"{device['uuid']} ({device['name']})" for device in run["devices"]),
+            "placed": show_moment(run["created_at"]),
+            "first step": f"{show_duration(run['first_step_at'] - run['created_at'])} later"
+            if run["first_step_at"]
+            else "",
+            "ended": f"{show_moment(run['ended_at'])}, after {show_duration(run['ended_at'] - began)}"
+            if run["ended_at"]
+            else "",
+            "steps": steps,
+            "result": describe_metrics(run["result"] or {}),
+            "reason": f"{run['failure_class']}: {run['reason']}" if run["failure_class"] else "",
+        }
+    )
+    if run["error"]:
+        _print_error(run["error"])
+
+
+def _print_error(error: Json) -> None:
+    _heading("error")
+    where = f"{error['file']}:{error['line']}" if error.get("file") else ""
+    fields = {"rank": error.get("rank"), "exception": error.get("exception"), "message": error.get("message")}
+    print_fields({name: "" if value is None else str(value) for name, value in fields.items()} | {"at": where})
+    if error.get("hint"):
+        print_fields({"hint": error["hint"]})
+    if error.get("traceback"):
+        print_lines(["", printable(error["traceback"]).rstrip()])
+
+
+def _heading(text: str) -> None:
+    print_lines(["", text, "-" * len(text)])

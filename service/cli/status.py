@@ -1,0 +1,113 @@
+"""`dljobs status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from dljobs.service.durations import show_duration
+from dljobs.service.settings import Settings
+
+from .opening import database_of
+from .options import json_option
+from .output import Column, print_json, print_lines, table_lines
+from .wording import describe, describe_eta, describe_progress
+
+WATCH_EVERY_S = 2.0
+COLUMNS = (
+    Column("id", right=True),
+    Column("name", kept=False),
+    Column("user", kept=False),
+    Column("model", kept=False),
+    Column("state"),
+    Column("devices", right=True),
+    Column("progress"),
+    Column("eta", right=True),
+    Column("run", right=True),
+    Column("age", right=True),
+    Column("reason or result", kept=False),
+)
+
+
+@click.command()
+@click.option("-a", "--all", "show_all", is_flag=True, help="All jobs there ever were.")
+@click.option(
+    "-n", "limit", metavar="N", type=click.IntRange(min=0), default=20, show_default=True,
+    help="At most so many waiting jobs, and so many that ended.",
+)  # fmt: skip
+@click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
+@json_option
+@click.pass_obj
+def status(settings: Settings, *, show_all: bool, limit: int, watch: bool, as_json: bool) -> None:
+    """Show what runs, what waits and why, what ended lately, and which devices are free.
+
+    \b
+    Examples:
+      dljobs status
+      dljobs status --all --json
+    """
+    from dljobs.service.reports import status as load_status
+
+    with database_of(settings) as database:
+        while True:
+            most = None if show_all else limit
+            found = load_status(database, lease_s=settings.lease_s, limit=most)
+            if as_json:
+                print_json("status", found)
+            else:
+                _print(_lines(found), clear=watch)
+            if not watch:
+                return
+            try:
+                time.sleep(WATCH_EVERY_S)
+            except KeyboardInterrupt:
+                return
+
+
+def _print(lines: Sequence[str], *, clear: bool) -> None:
+    if clear and sys.stdout.isatty():
+        # Home, each line to its end, then what is below: without a moment in which nothing is there.
+        lines = ["\x1b[H" + "\n".join(line + "\x1b[K" for line in lines) + "\n\x1b[J"]
+    print_lines(lines)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = table_lines(COLUMNS, [_row(job) for job in found["jobs"]]) if found["jobs"] else ["no jobs yet"]
+    if found["num_not_shown"]:
+        lines.append(f"… and {found['num_not_shown']} more that wait (--all shows them)")
+    return [*lines, "", footer(found)]
+
+
+def _row(job: dict[str, Any]) -> list[str]:
+    return [
+        str(job["id"]),
+        job["name"],
+        job["user"],
+        job["model"],
+        job["state"],
+        str(job["num_devices"]),
+        describe_progress(job),
+        describe_eta(job),
+        str(job["num_runs"] or ""),
+        show_duration(job["age_s"]),
+        describe(job),
+    ]
+
+
+def footer(found: dict[str, Any]) -> str:
+    """Devices and workers in one line, with what is stale."""
+    devices, workers = found["devices"], found["workers"]
+    parts = [
+        f"{devices['free']} of {devices['total']} devices free",
+        f"{workers['online']} worker{'' if workers['online'] == 1 else 's'}",
+    ]
+    if workers["draining"]:
+        parts.append(f"{workers['draining']} draining")
+    parts += [f"{silent['name']} is silent for {show_duration(silent['silent_s'])}" for silent in workers["silent"]]
+    if not workers["online"]:
+        parts.append("nothing starts until a worker does: `dljobs up` or `dljobs worker`")
+    return " · ".join(parts)

@@ -1,0 +1,154 @@
+"""`dljobs submit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from dljobs.errors import UsageError
+
+from .opening import database_of, doorbell_of
+from .options import json_option, to_seconds
+from .output import print_fields, print_json, print_lines, say
+
+if TYPE_CHECKING:
+    from dljobs.service.jobs import NewJob
+    from dljobs.service.settings import Settings
+    from dljobs.service.submission import Request
+
+TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "seed")
+
+
+def complete_model(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The zoo's models that begin so."""
+    from dljobs.models.catalog import models
+
+    return [CompletionItem(name, help=entry.summary) for name, entry in models().items() if name.startswith(incomplete)]
+
+
+@click.command()
+@click.argument("model", shell_complete=complete_model)
+@click.option("--gpus", "num_devices", metavar="N", type=int, default=1, show_default=True, help="Devices to train on.")
+@click.option("--strategy", metavar="NAME", default="auto", show_default=True, help="auto, single, dp or ddp.")
+@click.option("--data", metavar="NAME", help="The dataset; each model has a default.")
+@click.option("--epochs", metavar="N", help="Passes over the training data.")
+@click.option("--batch-size", metavar="N", help="Global: shared out among the devices.")
+@click.option("--lr", metavar="RATE", help="Learning rate.")
+@click.option("--optimizer", metavar="NAME", help="sgd, adam, adamw, rmsprop or adagrad.")
+@click.option("--seed", metavar="N", help="Seed of everything random.")
+@click.option(
+    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other option of model, data or trainer; repeatable."
+)
+@click.option("--name", help="What to call the job; the model's name unless given.")
+@click.option("--tag", "tags", multiple=True, help="A label to find it by; repeatable.")
+@click.option("--priority", metavar="0..100", type=int, default=50, show_default=True, help="Higher starts earlier.")
+@click.option("--time", "time_limit_s", metavar="DURATION", callback=to_seconds, help="Stop it after: 90, 15m, 2h.")
+@click.option(
+    "--max-retries", metavar="N", type=int, default=2, show_default=True, help="New runs after its own faults."
+)
+@click.option("--idempotency-key", metavar="KEY", help="Submitting twice with the same key makes one job.")
+@click.option("--hold", "held", is_flag=True, help="Do not start it before `dljobs release`.")
+@click.option("-w", "--wait", is_flag=True, help="Wait for its end; the exit code tells how it ended.")
+@click.option("-f", "--follow", is_flag=True, help="As --wait, with its log and a progress bar.")
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted; touch nothing.")
+@json_option
+@click.option("--parsable", is_flag=True, help="Print the bare job id.")
+@click.pass_obj
+def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: Any) -> int:
+    """Put a training job in the queue and print its id.
+
+    Everything is checked before anything is written. `dljobs models MODEL` lists what --set can change. Exit codes with
+    --wait: 0 succeeded, 100 failed, 101 still going on, 103 cancelled, 104 the infrastructure failed, 105 time limit.
+
+    \b
+    Examples:
+      dljobs submit lenet --gpus 4 --follow
+      dljobs submit lenet --epochs 5 --lr 0.1 --set momentum=0.8 --tag trial
+      dljobs submit lenet --dry-run --json
+    """
+    wait, follow, dry_run = (options.pop(name) for name in ("wait", "follow", "dry_run"))
+    if as_json and (parsable or follow):
+        raise UsageError("--json cannot go with --follow or --parsable: all of them write to stdout", "choose one")
+    from dljobs.service.submission import prepare
+
+    new = prepare(_request(options), settings.user)
+    if dry_run:
+        _print_dry_run(new, as_json=as_json)
+        return 0
+    return _submit(settings, new, as_json=as_json, parsable=parsable, wait=wait, follow=follow)
+
+
+def _request(options: dict[str, Any]) -> Request:
+    from dljobs.service.submission import Request
+
+    training = {name: options.pop(name) for name in TRAINING_FLAGS}
+    return Request(training=training, **options)
+
+
+def _submit(settings: Settings, new: NewJob, *, as_json: bool, parsable: bool, wait: bool, follow: bool) -> int:
+    from dljobs.service.reports import list_jobs
+    from dljobs.service.submission import enqueue
+    from dljobs.service.views import request_view
+
+    from .wording import describe_work
+
+    lease_s = settings.lease_s
+    with database_of(settings) as database:
+        submitted = enqueue(database, doorbell_of(settings), settings, new)
+        request = request_view(new)
+        if parsable:
+            print_lines([str(submitted.job_id)])
+        elif not as_json:
+            verb = "submitted" if submitted.created else "was already submitted"
+            text = f"job {submitted.job_id} {verb}: {describe_work(request['spec'])}"
+            (say if follow else _print_line)(text)
+        for warning in submitted.warnings:
+            say(f"warning: {warning}")
+        code, [job] = 0, list_jobs(database, [submitted.job_id], lease_s=lease_s)
+        if wait or follow:
+            from .following import first_failure, follow_job, wait_until_ended
+            from .wording import describe_end
+
+            if follow:
+                num_ranks = new.spec.num_devices if new.spec.strategy == "ddp" else 1
+                job = follow_job(database, job, lease_s=lease_s, bar=True, num_ranks=num_ranks)
+                say(describe_end(job))
+            else:
+                [job] = wait_until_ended(database, [job], lease_s=lease_s)
+            code = first_failure([job])
+        if as_json:
+            about = {"created": submitted.created, "warnings": list(submitted.warnings), "dry_run": False}
+            print_json("submission", {**about, "job": job, "request": request})
+    return code
+
+
+def _print_dry_run(new: NewJob, *, as_json: bool) -> None:
+    from dljobs.service.views import request_view
+
+    from .wording import describe_work
+
+    request = request_view(new)
+    if as_json:
+        about = {"created": False, "warnings": [], "dry_run": True}
+        print_json("submission", {**about, "job": None, "request": request})
+        return
+    say(f"would submit {describe_work(request['spec'])}; nothing was written")
+    spec = request.pop("spec")
+    print_fields(spec_fields({**request, **spec}))
+
+
+def spec_fields(values: dict[str, Any]) -> dict[str, str]:
+    """Names and values of a spec, its parts unfolded: `training.lr`."""
+    fields: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            fields |= {f"{name}.{key}": str(each) for key, each in value.items()}
+        elif name != "version" and value not in (None, [], "", False):
+            fields[name] = ", ".join(value) if isinstance(value, list) else str(value)
+    return fields
+
+
+def _print_line(text: str) -> None:
+    print_lines([text])

@@ -1,0 +1,63 @@
+"""Wording: a Job and its like in a few words, the same ones in every command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dljobs.service.durations import show_duration
+
+from .output import show_number
+
+Json = Mapping[str, Any]
+MAX_METRICS = 3
+
+
+def describe_end(job: Json) -> str:
+    """How a job ended: `job 3 succeeded: accuracy 0.98`."""
+    detail = describe(job)
+    return f"job {job['id']} {job['state']}" + (f": {detail}" if detail else "")
+
+
+def describe(job: Json) -> str:
+    """The result of a job that succeeded, else why it is as it is."""
+    if job["result"]:
+        return describe_metrics(job["result"], first=job["metric"])
+    if job["state"] == "queued" and not job["reasons"]:
+        return "it can start now"
+    if job["reasons"]:
+        return "; ".join(reason["text"] for reason in job["reasons"])
+    if job["state"] in ("starting", "running"):
+        return "its end was asked for" if job["cancel_requested_at"] else ""
+    if job["state"] == "failed" and job["failure_class"]:
+        return f"{job['failure_class']}: {job['reason']}"
+    return "" if job["state"] == "succeeded" else str(job["reason"])
+
+
+def describe_metrics(values: Json, *, first: str = "") -> str:
+    """The numbers among `values` in one line, the most telling ones first."""
+    order = {name: index for index, name in enumerate((first, "accuracy", "loss"))}
+    names = [name for name, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+    names.sort(key=lambda name: order.get(name, len(order)))
+    return ", ".join(f"{name} {show_number(values[name])}" for name in names[:MAX_METRICS])
+
+
+def describe_progress(job: Json) -> str:
+    """`42% e7/15`, or nothing before the first step."""
+    progress = job["progress"]
+    if not progress or not progress["total_steps"]:
+        return ""
+    epochs = f" e{progress['epoch']}/{progress['epochs']}" if progress["epochs"] > 1 else ""
+    return f"{progress['fraction']:.0%}{epochs}"
+
+
+def describe_eta(job: Json) -> str:
+    """Time left, or nothing where it is not known."""
+    eta_s = (job["progress"] or {}).get("eta_s")
+    return "" if eta_s is None else show_duration(eta_s)
+
+
+def describe_work(spec: Json) -> str:
+    """`lenet on digits, ddp on 4 devices`."""
+    number = spec["num_devices"]
+    return f"{spec['model']} on {spec['data']}, {spec['strategy']} on {number} device{'s' if number > 1 else ''}"

@@ -1,0 +1,57 @@
+"""Control: what users ask of jobs that are already there. Each writes its row first and rings second."""
+
+from __future__ import annotations
+
+from . import jobs, registration, runs
+from .database import Database
+from .doorbell import Doorbell
+from .states import ENDED_JOBS, LIVE_RUNS
+
+
+def cancel(database: Database, doorbell: Doorbell, job_id: int, *, actor: str) -> bool:
+    """Cancel a waiting job, or ask the worker of a placed one to end it; False if Redis does not answer.
+
+    Raises:
+        DljobsError: the job has already ended.
+    """
+    with database.write() as connection:
+        state = jobs.request_cancel(connection, job_id, actor=actor)
+        run = runs.latest_run(connection, job_id)
+        live = state not in ENDED_JOBS and run is not None and run["state"] in LIVE_RUNS
+        worker = registration.get_worker(connection, run["worker_id"]) if live and run is not None else None
+    if worker is not None and run is not None:
+        return doorbell.ring_attend(worker["name"], run["id"])
+    doorbell.ring_schedule()  # it may have kept others waiting; it has itself ended, whether anyone hears or not
+    return True
+
+
+def retry(database: Database, doorbell: Doorbell, job_id: int, *, actor: str, fresh: bool) -> bool:
+    """Queue a failed or cancelled job again; False if Redis does not answer.
+
+    Raises:
+        DljobsError: the job is in another state.
+    """
+    with database.write() as connection:
+        jobs.retry_job(connection, job_id, actor=actor, fresh=fresh)
+    return doorbell.ring_schedule()
+
+
+def hold(database: Database, job_id: int, *, actor: str) -> None:
+    """Keep a queued job from starting.
+
+    Raises:
+        DljobsError: the job is in another state.
+    """
+    with database.write() as connection:
+        jobs.hold_job(connection, job_id, actor=actor)
+
+
+def release(database: Database, doorbell: Doorbell, job_id: int, *, actor: str) -> bool:
+    """Let a held job go; False if Redis does not answer.
+
+    Raises:
+        DljobsError: the job is in another state.
+    """
+    with database.write() as connection:
+        jobs.hold_job(connection, job_id, actor=actor, release=True)
+    return doorbell.ring_schedule()

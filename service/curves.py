@@ -1,0 +1,50 @@
+"""Curves: the metrics of a job over its steps, as one line each although several runs may have written them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import jobs, metrics, runs
+from .database import Database
+from .views import Json
+
+
+def load_curves(database: Database, job_ids: Sequence[int]) -> list[Json]:
+    """Every Curve of these jobs: {job_id, job_name, split, name, points: [[step, epoch, value or null], …]}."""
+    curves: list[Json] = []
+    with database.read() as connection:
+        for job_id in job_ids:
+            job = jobs.get_job(connection, job_id)
+            numbers = {row["id"]: row["number"] for row in runs.list_runs(connection, [job_id])}
+            points = metrics.list_points(connection, list(numbers)) if numbers else []
+            for (split, name), lines in _by_curve(points, numbers).items():
+                about = {"job_id": job_id, "job_name": job["name"], "split": split, "name": name}
+                curves.append({**about, "points": join_runs(lines)})
+    return curves
+
+
+def join_runs(lines: Mapping[int, Sequence[list[Any]]]) -> list[list[Any]]:
+    """One line from the points of several runs: a later run replaces what earlier ones wrote from its first step on.
+
+    A run that resumes repeats the steps since the checkpoint, and one that begins anew repeats them all.
+
+    Args:
+        lines: run number to its points, each in the order of steps.
+    """
+    joined: list[list[Any]] = []
+    for number in sorted(lines):
+        first_step = lines[number][0][0] if lines[number] else math.inf
+        joined = [point for point in joined if point[0] < first_step] + list(lines[number])
+    return joined
+
+
+def _by_curve(
+    points: Sequence[Mapping[Any, Any]], numbers: Mapping[int, int]
+) -> dict[tuple[str, str], dict[int, list[list[Any]]]]:
+    found: dict[tuple[str, str], dict[int, list[list[Any]]]] = {}
+    for point in points:
+        lines = found.setdefault((point["split"], point["name"]), {})
+        lines.setdefault(numbers[point["run_id"]], []).append([point["step"], point["epoch"], point["value"]])
+    return dict(sorted(found.items()))

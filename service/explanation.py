@@ -1,0 +1,88 @@
+"""Explanations: what `dljobs why` says about a job, whatever state it is in.
+
+For a job that waits these are the reasons of the very plan that `dispatch.py` acts on, never a second opinion.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from . import jobs, reports, runs
+from .clock import read_now
+from .database import Database
+from .dispatch import make_plan
+from .durations import show_duration
+from .registration import get_worker
+from .states import PLACED_JOBS, WAITING_JOBS, JobState
+from .views import Json, reason_view
+
+Job = Mapping[Any, Any]
+
+
+def explain(database: Database, job_id: int, *, lease_s: float) -> Json:
+    """Why the job is as it is: sentences for people, the scheduler's reasons with their codes, and its newest run."""
+    with database.read() as connection:
+        job = jobs.get_job(connection, job_id)
+        run = runs.latest_run(connection, job_id)
+        shown_run = run and reports.run_in(connection, run, json.loads(job["spec_json"]))
+        reasons: list[Json] = []
+        if job["state"] in WAITING_JOBS:
+            sentences, reasons = _explain_waiting(connection, job, lease_s)
+        elif job["state"] in PLACED_JOBS and run is not None and shown_run:
+            silent_s = get_worker(connection, run["worker_id"])["silent_s"]
+            sentences = _explain_placed(job, shown_run, read_now(connection), silent_s, lease_s)
+        else:
+            sentences = _explain_ended(job, read_now(connection))
+    return {"job_id": job_id, "state": job["state"], "sentences": sentences, "reasons": reasons, "run": shown_run}
+
+
+def _explain_waiting(connection: Connection, job: Job, lease_s: float) -> tuple[list[str], list[Json]]:
+    names, planned = make_plan(connection, lease_s=lease_s)
+    placement = next((placed for placed in planned.placed if placed.job_id == job["id"]), None)
+    if placement is not None:
+        where = f"{len(placement.device_ids)} device{'s' if len(placement.device_ids) > 1 else ''}"
+        started = f"it can start now, on {where} of {names[placement.worker_id]}: a worker is about to see it"
+        return [started], []
+    reasons = planned.reasons.get(job["id"], [])
+    sentences = [reason.text for reason in reasons]
+    if job["num_runs"]:
+        sentences.append(f"it had {job['num_runs']} run{'s' if job['num_runs'] > 1 else ''}; {job['reason']}")
+    return sentences, [reason_view(reason) for reason in reasons]
+
+
+def _explain_placed(job: Job, run: Json, moment: float, silent_s: float, lease_s: float) -> list[str]:
+    devices = ", ".join(device["uuid"] for device in run["devices"])
+    since = show_duration(moment - (run["started_at"] or run["created_at"]))
+    doing = "trains" if job["state"] == JobState.RUNNING else "is starting"
+    sentences = [f"run {run['number']} {doing} on {devices} of {run['worker']} (node {run['node']}) for {since}"]
+    progress = run["progress"]
+    if progress["total_steps"]:
+        left = "" if progress["eta_s"] is None else f", about {show_duration(progress['eta_s'])} left"
+        sentences.append(f"it is at step {progress['step']} of {progress['total_steps']}{left}")
+    elif run["claimed_at"] is None:
+        sentences.append("its worker has not taken it up yet")
+    if silent_s > lease_s / 2:
+        sentences.append(
+            f"its worker has been silent for {show_duration(silent_s)}: after {show_duration(lease_s)} the job goes"
+            " back in the queue"
+        )
+    if job["cancel_requested_at"] is not None:
+        asked = show_duration(moment - job["cancel_requested_at"])
+        sentences.append(f"its end was asked for {asked} ago")
+    return sentences
+
+
+def _explain_ended(job: Job, moment: float) -> list[str]:
+    ago = show_duration(moment - job["ended_at"])
+    if job["state"] == JobState.SUCCEEDED:
+        return [f"it succeeded {ago} ago, in run {job['num_runs']}"]
+    if job["state"] == JobState.CANCELLED:
+        return [f"it ended {ago} ago: {job['reason']}", f"`dljobs retry {job['id']}` queues it again"]
+    return [
+        f"it failed {ago} ago ({job['failure_class']}): {job['reason']}",
+        f"`dljobs show {job['id']}` has the full error, `dljobs retry {job['id']}` queues it again",
+    ]

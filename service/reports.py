@@ -1,0 +1,194 @@
+"""Reports: what the reading commands tell, gathered in one transaction each and shaped by `views.py`.
+
+It owns which rows make up an answer; each query stands with its noun. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from dljobs.errors import NotFound
+
+from . import artifacts, events, jobs, leases, logs, registration, runs, views
+from .clock import read_now
+from .database import Database, open_database
+from .dispatch import make_plan
+from .schema import HEAD, current_revision
+from .settings import Settings
+from .states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, WorkerState
+from .views import Json
+
+EVERYTHING = 2**31 - 1
+
+
+def status(database: Database, *, lease_s: float, limit: int | None) -> Json:
+    """The queue, the recent jobs, and the devices: what runs, what waits and why, what has ended, newest first.
+
+    Args:
+        limit: at most so many of those that wait and of those that ended; None shows all.
+    """
+    most = EVERYTHING if limit is None else limit
+    with database.read() as connection:
+        moment = read_now(connection)
+        active = jobs.list_active(connection)
+        ended = jobs.list_ended(connection, most)
+        live = {row["job_id"]: row for row in runs.list_live(connection)}
+        _names, planned = make_plan(connection, lease_s=lease_s)
+        offered = workers_in(connection, lease_s=lease_s)
+    placed = [job for job in active if job["state"] in PLACED_JOBS]
+    waiting = [job for job in active if job["state"] in WAITING_JOBS]
+    shown = [*placed, *waiting[:most], *ended]
+    return {
+        "jobs": [
+            views.job_view(job, moment=moment, run=live.get(job["id"]), reasons=planned.reasons.get(job["id"], ()))
+            for job in shown
+        ],
+        "num_waiting": len(waiting),
+        "num_not_shown": max(len(waiting) - most, 0),
+        **_capacity(offered),
+    }
+
+
+def _capacity(workers: Sequence[Json]) -> Json:
+    """The devices that take work, and how the workers are."""
+    present = [worker for worker in workers if worker["state"] != WorkerState.OFFLINE]
+    taking = [worker for worker in present if worker["state"] == WorkerState.ONLINE and not worker["is_silent"]]
+    devices = [device for worker in taking for device in worker["devices"]]
+    return {
+        "devices": {"total": len(devices), "free": sum(device["job_id"] is None for device in devices)},
+        "workers": {
+            "online": len(taking),
+            "draining": sum(worker["state"] == WorkerState.DRAINING for worker in present),
+            "silent": [
+                {"name": worker["name"], "silent_s": worker["silent_s"]} for worker in present if worker["is_silent"]
+            ],
+        },
+    }
+
+
+def list_jobs(database: Database, job_ids: Sequence[int], *, lease_s: float) -> list[Json]:
+    """These jobs, with progress and reasons."""
+    with database.read() as connection:
+        return [job_in(connection, job_id, lease_s=lease_s) for job_id in job_ids]
+
+
+def job_in(connection: Connection, job_id: int, *, lease_s: float) -> Json:
+    """One Job as `status` shows it."""
+    row = jobs.get_job(connection, job_id)
+    run = None if row["state"] in ENDED_JOBS else runs.latest_run(connection, job_id)
+    reasons = []
+    if row["state"] in WAITING_JOBS:
+        reasons = make_plan(connection, lease_s=lease_s)[1].reasons.get(job_id, [])
+    return views.job_view(row, moment=read_now(connection), run=run, reasons=reasons)
+
+
+def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
+    """A job with its spec, its runs and their placement, its artifacts, and what it was made from."""
+    with database.read() as connection:
+        spec = json.loads(jobs.get_job(connection, job_id)["spec_json"])
+        return {
+            **job_in(connection, job_id, lease_s=lease_s),
+            "spec": spec,
+            "runs": [run_in(connection, row, spec) for row in runs.list_runs(connection, [job_id])],
+            "artifacts": [views.artifact_view(row) for row in artifacts.list_artifacts(connection, job_id)],
+            "origin": _origin(connection, spec.get("artifact_id")),
+        }
+
+
+def run_in(connection: Connection, run: Mapping[Any, Any], spec: Mapping[str, Any]) -> Json:
+    """One Run with its placement."""
+    worker = registration.get_worker(connection, run["worker_id"])
+    return views.run_view(run, worker, leases.placement(connection, run["id"]), spec)
+
+
+def _origin(connection: Connection, artifact_id: int | None) -> Json | None:
+    """Where the weights that an evaluation loads came from; null for training, or if they are gone."""
+    if artifact_id is None:
+        return None
+    try:
+        artifact = artifacts.get_artifact(connection, artifact_id)
+    except NotFound:
+        return {"artifact_id": artifact_id, "job_id": None, "run": None, "name": None, "epoch": None}
+    run = runs.get_run(connection, artifact["run_id"])
+    return {
+        "artifact_id": artifact_id,
+        "job_id": run["job_id"],
+        "run": run["number"],
+        "name": artifact["name"],
+        "epoch": artifact["epoch"],
+    }
+
+
+def list_workers(database: Database, *, lease_s: float) -> list[Json]:
+    """All workers with the devices they offer and who holds them."""
+    with database.read() as connection:
+        return workers_in(connection, lease_s=lease_s)
+
+
+def workers_in(connection: Connection, *, lease_s: float) -> list[Json]:
+    """As `list_workers`."""
+    holders = {row["device_id"]: row["job_id"] for row in leases.held_devices(connection)}
+    devices: dict[int, list[Json]] = {}
+    for row in registration.list_devices(connection):
+        devices.setdefault(row["worker_id"], []).append(views.device_view(row, holders.get(row["id"])))
+    return [
+        views.worker_view(row, devices.get(row["id"], ()), lease_s=lease_s)
+        for row in registration.list_workers(connection)
+    ]
+
+
+def list_artifacts(database: Database, job_id: int, *, kind: str | None = None) -> list[Json]:
+    """The complete artifacts of a job, oldest first."""
+    with database.read() as connection:
+        return [views.artifact_view(row) for row in artifacts.list_artifacts(connection, job_id, kind=kind)]
+
+
+def list_events(database: Database, *, job_id: int | None, after_id: int = 0, limit: int) -> list[Json]:
+    """The newest events, oldest first."""
+    with database.read() as connection:
+        rows = events.list_events(connection, job_id=job_id, after_id=after_id, limit=limit)
+    return [views.event_view(row) for row in rows]
+
+
+def list_lines(
+    database: Database, job_id: int, *, run: int | None = None, rank: int | None = None, tail: int | None = None
+) -> list[Json]:
+    """The log of a job, all its runs in order or only run number `run`.
+
+    Raises:
+        NotFound: the job has no such run.
+    """
+    with database.read() as connection:
+        numbers = run_numbers(connection, job_id, run)
+        rows = logs.list_lines(connection, list(numbers), rank=rank, tail=tail)
+    return [views.line_view(row, numbers[row["run_id"]]) for row in rows]
+
+
+def run_numbers(connection: Connection, job_id: int, run: int | None = None) -> dict[int, int]:
+    """Run id to run number, of all runs of a job or of run number `run`.
+
+    Raises:
+        NotFound: the job has no such run.
+    """
+    numbers = {row["id"]: row["number"] for row in runs.list_runs(connection, [job_id])}
+    if run is None:
+        return numbers
+    chosen = {run_id: number for run_id, number in numbers.items() if number == run}
+    if not chosen:
+        had = f"it had {len(numbers)}" if numbers else "it has not started yet"
+        raise NotFound(f"job {job_id} has no run {run}", had)
+    return chosen
+
+
+def schema(settings: Settings) -> Json:
+    """The revision that the database's tables have, null for none, and the one that this dljobs needs."""
+    database = open_database(settings)
+    try:
+        current = current_revision(database)
+    finally:
+        database.close()
+    return {"current": current, "needed": HEAD, "is_current": current == HEAD}

@@ -1,0 +1,246 @@
+"""Views: the one place that shapes rows into the documented JSON objects of `--json`.
+
+`output_schema.json` describes each of them. Moments end in `_at` (seconds since 1970, the database's clock), durations
+in `_s`. It asks the database nothing (`reports.py` does) and knows no terminal; a run's token never leaves its row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dljobs.errors import ExitCode
+
+from . import failures
+from .failures import FailureClass
+from .scheduler import Reason
+from .settings import MEANINGS, Settings, mask, setting_fields
+from .states import ENDED_JOBS, JobState, RunState
+
+if TYPE_CHECKING:
+    from dljobs.models.catalog import DatasetEntry, ModelEntry, Option
+
+    from .jobs import NewJob
+
+Json = dict[str, Any]
+Row = Mapping[Any, Any]  # a row of SQLAlchemy, whose keys may also be columns
+
+_JOB_COLUMNS = (
+    "id",
+    "state",
+    "name",
+    "user",
+    "model",
+    "strategy",
+    "num_devices",
+    "priority",
+    "idempotency_key",
+    "time_limit_s",
+    "max_retries",
+    "num_retries",
+    "num_runs",
+    "submitted_at",
+    "eligible_at",
+    "started_at",
+    "ended_at",
+    "cancel_requested_at",
+    "failure_class",
+    "reason",
+)
+_RUN_COLUMNS = (
+    "id",
+    "job_id",
+    "number",
+    "state",
+    "created_at",
+    "claimed_at",
+    "started_at",
+    "first_step_at",
+    "ended_at",
+    "failure_class",
+    "reason",
+)
+_ARTIFACT_COLUMNS = ("id", "kind", "name", "step", "epoch", "size_bytes", "digest", "created_at")
+_EVENT_COLUMNS = ("id", "at", "job_id", "run_id", "worker_id", "actor", "kind", "from_state", "to_state", "reason")
+
+
+def exit_code_of(job: Row) -> ExitCode | None:
+    """What a client that waited for this job returns; None while it has not ended."""
+    match JobState(job["state"]):
+        case JobState.SUCCEEDED:
+            return ExitCode.OK
+        case JobState.CANCELLED:
+            return ExitCode.CANCELLED
+        case JobState.FAILED:
+            failure = job["failure_class"]
+            return failures.exit_code(FailureClass(failure) if failure else None)
+    return None
+
+
+def job_view(job: Row, *, moment: float, run: Row | None = None, reasons: Sequence[Reason] = ()) -> Json:
+    """A Job.
+
+    Args:
+        moment: the database's time, for its age.
+        run: its live run, for its progress.
+        reasons: why it waits, by the scheduler's plan.
+    """
+    spec = json.loads(job["spec_json"])
+    code = exit_code_of(job)
+    return {
+        **{name: job[name] for name in _JOB_COLUMNS},
+        "kind": spec.get("kind", "train"),
+        "data": spec.get("data", ""),
+        "metric": spec.get("metric", ""),
+        "tags": json.loads(job["tags_json"]),
+        "age_s": max(moment - job["submitted_at"], 0.0),
+        "progress": None if run is None or job["state"] in ENDED_JOBS else progress_view(run, spec),
+        "reasons": [reason_view(reason) for reason in reasons],
+        "result": _load(job["result_json"]),
+        "exit_code": None if code is None else int(code),
+    }
+
+
+def reason_view(reason: Reason) -> Json:
+    """A Reason: a stable code, and a sentence with the arithmetic."""
+    return {"code": str(reason.code), "text": reason.text}
+
+
+def progress_view(run: Row, spec: Mapping[str, Any]) -> Json:
+    """A Progress: how far a run is. `eta_s` is null until its speed is known."""
+    step, total, speed = run["step"], run["total_steps"], run["steps_per_s"]
+    known = run["state"] == RunState.RUNNING and total and speed and speed > 0
+    return {
+        "run": run["number"],
+        "step": step,
+        "total_steps": total,
+        "fraction": min(step / total, 1.0) if total else 0.0,
+        "epoch": run["epoch"],
+        "epochs": spec.get("training", {}).get("epochs", 0),
+        "steps_per_s": speed,
+        "eta_s": max(total - step, 0) / speed if known else None,
+    }
+
+
+def run_view(run: Row, worker: Row | None, devices: Iterable[Row], spec: Mapping[str, Any]) -> Json:
+    """A Run with its placement."""
+    return {
+        **{name: run[name] for name in _RUN_COLUMNS},
+        "worker": worker and worker["name"],
+        "node": worker and worker["node"],
+        "devices": [device_view(device) for device in devices],
+        "progress": progress_view(run, spec),
+        "error": _load(run["error_json"]),
+        "result": _load(run["result_json"]),
+    }
+
+
+def device_view(device: Row, job_id: int | None = None) -> Json:
+    """A Device; `job_id` is the job that holds it now."""
+    columns = ("uuid", "kind", "name", "position", "memory_bytes")
+    return {**{name: device[name] for name in columns}, "job_id": job_id}
+
+
+def worker_view(worker: Row, devices: Iterable[Json], *, lease_s: float) -> Json:
+    """A Worker with its Devices; a silent one takes no work until it is heard of again."""
+    columns = ("name", "node", "pid", "state", "registered_at", "heartbeat_at", "silent_s")
+    return {
+        **{name: worker[name] for name in columns},
+        "is_silent": worker["state"] != "offline" and worker["silent_s"] > lease_s,
+        "versions": json.loads(worker["versions_json"]),
+        "devices": list(devices),
+    }
+
+
+def event_view(event: Row) -> Json:
+    """An Event."""
+    return {name: event[name] for name in _EVENT_COLUMNS}
+
+
+def line_view(line: Row, run_number: int) -> Json:
+    """A line of a log; rank null is the worker's own word."""
+    return {"id": line["id"], "run": run_number, "rank": line["rank"], "at": line["at"], "line": line["line"]}
+
+
+def artifact_view(artifact: Row) -> Json:
+    """An Artifact; `best`: the best of its run when it was written."""
+    return {
+        **{name: artifact[name] for name in _ARTIFACT_COLUMNS},
+        "run": artifact["run_number"],
+        "metrics": json.loads(artifact["metrics_json"]),
+        "best": bool(artifact["best"]),
+    }
+
+
+def request_view(new: NewJob) -> Json:
+    """What a submission asked for, with every default resolved."""
+    return {
+        "name": new.name,
+        "user": new.user,
+        "priority": new.priority,
+        "tags": list(new.tags),
+        "time_limit_s": new.time_limit_s,
+        "max_retries": new.max_retries,
+        "idempotency_key": new.idempotency_key,
+        "held": new.held,
+        "spec": json.loads(new.spec.to_json()),
+    }
+
+
+def model_view(entry: ModelEntry) -> Json:
+    """A Model of the zoo."""
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "source": entry.source,
+        "num_parameters": entry.num_parameters,
+        "data": entry.data,
+        "loss": entry.loss,
+        "metric": entry.metric,
+        "goal": entry.goal,
+        "expected": entry.expected,
+        "defaults": dict(entry.defaults),
+        "options": _options_view(entry.options),
+    }
+
+
+def dataset_view(entry: DatasetEntry) -> Json:
+    """A Dataset of the zoo."""
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "source": entry.source,
+        "task": entry.task,
+        "shape": list(entry.shape),
+        "num_classes": entry.num_classes,
+        "downloads": entry.downloads,
+        "options": _options_view(entry.options),
+    }
+
+
+def settings_view(settings: Settings) -> list[Json]:
+    """Every Setting with where it came from; passwords are masked."""
+    shown = []
+    for field in setting_fields():
+        value = getattr(settings, field.name)
+        shown.append(
+            {
+                "name": field.name,
+                "value": value if isinstance(value, float) else mask(str(value)),
+                "source": settings.sources[field.name],
+                "meaning": MEANINGS[field.name],
+            }
+        )
+    return shown
+
+
+def _options_view(options: Mapping[str, Option]) -> list[Json]:
+    return [
+        {"name": o.name, "type": o.type, "default": o.default, "choices": list(o.choices or ()), "doc": o.doc}
+        for o in options.values()
+    ]
+
+
+def _load(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
