@@ -60,15 +60,19 @@ def empty_settings(database_kind: str, tmp_path: Path, request: pytest.FixtureRe
 
 
 @pytest.fixture
-def database_settings(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+def database_settings(database_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
     """Settings with a home in a temporary folder and a database of its own with the newest schema."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     if database_kind == "postgres":
-        return settings_for(home, request.getfixturevalue("postgres_server").url_of_new_database(migrated=True))
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.url_of_new_database(migrated=True)
+        yield settings_for(home, url)
+        server.take_back(url)
+        return
     settings = settings_for(home)
     shutil.copy(request.getfixturevalue("sqlite_template"), settings.sqlite_path)
-    return settings
+    yield settings
 
 
 @pytest.fixture

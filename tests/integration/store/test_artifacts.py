@@ -1,0 +1,344 @@
+"""The artifact store: whole or not at all, and verified on every read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, func, select, text, update
+
+from dljobs.errors import CorruptArtifact, NotFound, StorageFull
+from dljobs.service import artifacts as store_module
+from dljobs.service.artifacts import ArtifactStore, Description, drop_stale_staging, get_artifact, list_artifacts
+from dljobs.service.clock import now
+from dljobs.service.database import Database, open_database
+from dljobs.service.failures import FailureClass
+from dljobs.service.runs import Outcome, RunKey
+from dljobs.service.settings import Settings
+from dljobs.service.tables import artifact_chunks, artifacts
+from tests.databases import settings_for
+from tests.waiting import wait_until
+
+from .rows import end, place_again, run_it, start, states
+
+SMALL_CHUNK = 1000
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CHUNK_BYTES", SMALL_CHUNK)
+
+
+def write_file(folder: Path, size: int, seed: int = 0) -> Path:
+    path = folder / f"file-{size}-{seed}"
+    block = hashlib.sha512(str(seed).encode()).digest() + bytes(range(256))
+    path.write_bytes((block * (size // len(block) + 1))[:size])
+    return path
+
+
+def put(database: Database, key: RunKey, path: Path, name: str = "last", kind: str = "state_dict") -> int:
+    return ArtifactStore(database).put(key, Description(kind, name), path)
+
+
+def listed(database: Database, job_id: int) -> list[str]:
+    with database.read() as connection:
+        return [row["name"] for row in list_artifacts(connection, job_id)]
+
+
+def count_rows(database: Database) -> tuple[int, int]:
+    """Rows of artifacts in whatever state, and their chunks."""
+    with database.read() as connection:
+        tables = (artifacts, artifact_chunks)
+        num_artifacts, num_chunks = (connection.scalar(select(func.count()).select_from(table)) for table in tables)
+    assert num_artifacts is not None
+    assert num_chunks is not None
+    return num_artifacts, num_chunks
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL_CHUNK - 1, SMALL_CHUNK, SMALL_CHUNK + 1, 7 * SMALL_CHUNK + 13])
+@pytest.mark.usefixtures("small_chunks")
+def test_bytes_come_back(database: Database, tmp_path: Path, size: int) -> None:
+    job_id, key = start(database)
+    path = write_file(tmp_path, size)
+    artifact_id = put(database, key, path)
+    ArtifactStore(database).fetch(artifact_id, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+    assert count_rows(database)[1] == -(-size // SMALL_CHUNK)
+    with database.read() as connection:
+        [row] = list_artifacts(connection, job_id)
+    assert row["size_bytes"] == size
+    assert row["digest"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_file()) == ["back", path.name]
+
+
+def test_chunks_of_the_true_size(database: Database, tmp_path: Path) -> None:
+    _job, key = start(database)
+    path = write_file(tmp_path, 2 * store_module.CHUNK_BYTES + 5)
+    artifact_id = put(database, key, path)
+    sizes = [len(chunk) for chunk in ArtifactStore(database).chunks(artifact_id)]
+    assert sizes == [store_module.CHUNK_BYTES] * 2 + [5]
+
+
+def test_what_is_known_of_an_artifact(database: Database, tmp_path: Path) -> None:
+    job_id, key = start(database)
+    store, path = ArtifactStore(database), write_file(tmp_path, 10)
+    metrics = {"accuracy": 0.5, "loss": float("nan"), "per_class": {"1": float("inf")}}
+    store.put(key, Description("state_dict", "epoch-2", step=20, epoch=2, metrics=metrics, best=True), path)
+    store.put(key, Description("state_dict", "epoch-1", step=10, epoch=1), path)
+    store.put(key, Description("checkpoint", "epoch-2", step=20, epoch=2), path)
+    with database.read() as connection:
+        rows = list_artifacts(connection, job_id)
+        assert [row["name"] for row in list_artifacts(connection, job_id, kind="checkpoint")] == ["epoch-2"]
+        assert list_artifacts(connection, job_id, from_run=2) == []
+        assert list_artifacts(connection, job_id + 1) == []
+    assert [(row["kind"], row["name"], row["run_number"]) for row in rows] == [
+        ("state_dict", "epoch-1", 1),
+        ("state_dict", "epoch-2", 1),
+        ("checkpoint", "epoch-2", 1),
+    ]
+    assert (rows[1]["step"], rows[1]["epoch"], rows[1]["best"]) == (20, 2, 1)
+    strict = json.loads(rows[1]["metrics_json"], parse_constant=pytest.fail)
+    assert strict == {"accuracy": 0.5, "loss": None, "per_class": {"1": None}}
+
+
+def test_of_two_runs_of_a_job_each_keeps_its_own(database: Database, tmp_path: Path) -> None:
+    job_id, first = start(database)
+    put(database, first, write_file(tmp_path, 10))
+    end(database, first, Outcome(FailureClass.PREEMPTED, "drained"))
+    second = place_again(database, job_id)
+    run_it(database, second)
+    put(database, second, write_file(tmp_path, 20))
+    with database.read() as connection:
+        rows = list_artifacts(connection, job_id)
+        assert sorted((row["run_number"], row["size_bytes"]) for row in rows) == [(1, 10), (2, 20)]
+        assert [row["run_number"] for row in list_artifacts(connection, job_id, from_run=2)] == [2]
+
+
+# Writers that die
+
+
+def put_from(url: str, run_id: int, token: str, path: str) -> None:
+    """What the writer process below does."""
+    put(Database(url), RunKey(run_id, token), Path(path))
+
+
+def test_kill_9_in_mid_upload_leaves_nothing_visible(
+    database: Database, database_settings: Settings, tmp_path: Path
+) -> None:
+    """The file is a pipe that ends after one chunk and a half: there the writer is killed."""
+    job_id, key = start(database)
+    os.mkfifo(tmp_path / "pipe")
+    code = f"import sys; from {__name__} import put_from as p; p(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])"
+    command = [sys.executable, "-c", code, database_settings.sqlalchemy_url, str(key.run_id), key.token]
+    with subprocess.Popen([*command, str(tmp_path / "pipe")]) as writer:
+        try:
+            with (tmp_path / "pipe").open("wb") as pipe:
+                pipe.write(b"x" * (store_module.CHUNK_BYTES * 3 // 2))
+                pipe.flush()
+                wait_until(lambda: count_rows(database) == (1, 1), 30, "the first chunk is in the database")
+                assert listed(database, job_id) == []
+        finally:
+            writer.send_signal(signal.SIGKILL)
+    with database.read() as connection:
+        left = connection.scalar(select(artifacts.c.id))
+        assert left is not None
+        with pytest.raises(NotFound):
+            get_artifact(connection, left)
+    with pytest.raises(NotFound):
+        ArtifactStore(database).fetch(left, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+    path = write_file(tmp_path, 10)
+    ArtifactStore(database).fetch(put(database, key, path), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+    assert listed(database, job_id) == ["last"]
+    assert count_rows(database) == (1, 1)
+
+
+def test_what_a_dead_writer_left_is_tidied_once_its_run_is_over(database: Database, tmp_path: Path) -> None:
+    _job, key = start(database)
+    put(database, key, write_file(tmp_path, 10), "whole")
+    with pytest.raises(IsADirectoryError):
+        put(database, key, tmp_path, "half")
+
+    def drop(older_than_s: float) -> int:
+        with database.write() as connection:
+            return drop_stale_staging(connection, older_than_s)
+
+    with database.write() as connection:
+        connection.execute(update(artifacts).values(created_at=now() - 100))
+    assert drop(50) == 0  # its run may still be writing it
+    end(database, key, Outcome(None, "trained"))
+    assert drop(3600) == 0
+    assert drop(50) == 1
+    assert count_rows(database) == (1, 1)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_failed_second_upload_leaves_the_first_whole(database: Database, tmp_path: Path) -> None:
+    job_id, key = start(database)
+    first = write_file(tmp_path, 1500, seed=1)
+    first_id = put(database, key, first)
+    with pytest.raises(IsADirectoryError):
+        put(database, key, tmp_path)
+    assert listed(database, job_id) == ["last"]
+    assert b"".join(ArtifactStore(database).chunks(first_id)) == first.read_bytes()
+    second = write_file(tmp_path, 2500, seed=2)
+    second_id = put(database, key, second)
+    assert b"".join(ArtifactStore(database).chunks(second_id)) == second.read_bytes()
+    assert listed(database, job_id) == ["last"]
+    assert count_rows(database) == (1, 3)
+
+
+# Readers
+
+
+TRUE_DIGEST_OF_NOTHING = hashlib.sha256(b"").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("harm", "complaint"),
+    [
+        ("UPDATE artifact_chunks SET data = :junk WHERE number = 1", "chunk 1 does not match its digest"),
+        ("UPDATE artifact_chunks SET digest = 'junk' WHERE number = 2", "chunk 2 does not match its digest"),
+        ("DELETE FROM artifact_chunks WHERE number = 1", "chunk 1 is missing"),
+        ("DELETE FROM artifact_chunks WHERE number = 3", "chunk 3 is missing"),
+        (
+            "UPDATE artifact_chunks SET number = 9 WHERE number = 0;"
+            "UPDATE artifact_chunks SET number = 0 WHERE number = 1;"
+            "UPDATE artifact_chunks SET number = 1 WHERE number = 9",
+            "its digest does not match",
+        ),
+        ("UPDATE artifacts SET digest = 'junk'", "its digest does not match"),
+        ("UPDATE artifacts SET size_bytes = size_bytes + 1", "chunk 4 is missing"),
+        ("UPDATE artifacts SET size_bytes = 1500", "its digest does not match"),
+        (
+            f"UPDATE artifact_chunks SET data = :nothing, digest = '{TRUE_DIGEST_OF_NOTHING}' WHERE number = 3",
+            "is missing",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("small_chunks")
+def test_damage_is_never_handed_out(database: Database, tmp_path: Path, harm: str, complaint: str) -> None:
+    _job, key = start(database)
+    artifact_id = put(database, key, write_file(tmp_path, 3500))
+    with database.write() as connection:
+        for statement in harm.split(";"):
+            connection.execute(text(statement), {"junk": b"junk", "nothing": b""})
+    target = tmp_path / "folder" / "back"
+    target.parent.mkdir()
+    target.write_bytes(b"what was there before")
+    with pytest.raises(CorruptArtifact, match=f"artifact {artifact_id} .*is corrupt.*{complaint}"):
+        ArtifactStore(database).fetch(artifact_id, target)
+    assert target.read_bytes() == b"what was there before"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_is_not_there(database: Database, tmp_path: Path) -> None:
+    for artifact_id in (1, 0, -1, 2**63 - 1, 2**70):
+        with pytest.raises(NotFound, match=f"there is no artifact {artifact_id}"):
+            ArtifactStore(database).fetch(artifact_id, tmp_path / "back")
+    assert not any(path.is_file() for path in tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_artifact_that_is_dropped_while_it_is_read_is_gone_not_corrupt(database: Database, tmp_path: Path) -> None:
+    _job, key = start(database)
+    store = ArtifactStore(database)
+    artifact_id = put(database, key, write_file(tmp_path, 3500))
+    reading = store.chunks(artifact_id)
+    next(reading)
+    store.drop(key, [artifact_id])
+    with pytest.raises(NotFound):
+        list(reading)
+    assert count_rows(database) == (0, 0)
+
+
+def test_drop_touches_only_the_run(database: Database, tmp_path: Path) -> None:
+    _job, key = start(database)
+    _job, other = start(database)
+    path = write_file(tmp_path, 10)
+    mine, keep, others = put(database, key, path), put(database, key, path, "keep"), put(database, other, path)
+    ArtifactStore(database).drop(key, [mine, others])
+    ArtifactStore(database).drop(key, [])
+    with database.read() as connection:
+        assert set(connection.scalars(select(artifacts.c.id))) == {keep, others}
+
+
+# No room
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path, sqlite_template: Path) -> Iterator[Settings]:
+    """Settings of a migrated SQLite database on a file system of 8 MiB of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"this machine does not let us mount a small disk: {mounted.stderr.strip()}")
+    try:
+        settings = settings_for(disk)
+        settings.sqlite_path.write_bytes(sqlite_template.read_bytes())
+        yield settings
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk(full_disk: Settings, tmp_path: Path) -> None:
+    fill_up_and_go_on(open_database(full_disk), tmp_path, lambda _database: None, full_disk.home / "ballast")
+
+
+def test_a_full_database(tmp_path: Path, sqlite_template: Path) -> None:
+    """The same where no disk can be mounted: SQLite gives the same error at a limit of pages."""
+    settings = settings_for(tmp_path / "home")
+    settings.home.mkdir()
+    settings.sqlite_path.write_bytes(sqlite_template.read_bytes())
+    database = open_database(settings)
+    limit = 60
+
+    def limit_pages(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count={limit}")
+
+    def lift(database: Database) -> None:
+        nonlocal limit
+        limit = 10**6
+        database.close()
+
+    event.listen(database.engine, "connect", limit_pages)
+    fill_up_and_go_on(database, tmp_path, lift, None)
+
+
+def fill_up_and_go_on(
+    database: Database, tmp_path: Path, make_room: Callable[[Database], None], ballast: Path | None
+) -> None:
+    job_id, key = start(database)
+    put(database, key, write_file(tmp_path, 1000), "early")
+    if ballast is not None:
+        ballast.write_bytes(b"x" * 3 * 2**20)
+    with pytest.raises(StorageFull, match=r"has no room left") as caught:
+        put(database, key, write_file(tmp_path, 3 * store_module.CHUNK_BYTES), "large")
+    assert "space" in caught.value.hint
+    assert listed(database, job_id) == ["early"]
+    if ballast is not None:
+        ballast.unlink()
+    make_room(database)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+    if ballast is None:
+        assert count_rows(database) == (1, 1)  # what could be removed was
+    put(database, key, write_file(tmp_path, 2000), "late")
+    assert listed(database, job_id) == ["early", "late"]
+    assert end(database, key, Outcome(None, "trained")) == "succeeded"
+    assert states(database, key) == ("succeeded", "succeeded")
+    database.close()

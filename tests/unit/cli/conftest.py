@@ -1,0 +1,98 @@
+"""The command line in this process, on an SQLite database of its own; its doorbell only notes who rang."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dljobs.service.cli import run
+from dljobs.service.database import Database, open_database
+from dljobs.service.doorbell import Doorbell
+from dljobs.service.settings import Settings
+from tests.databases import settings_for
+from tests.service_world import World
+
+
+@dataclass
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def json(self) -> Any:
+        """The value of the envelope's noun."""
+        envelope = json.loads(self.out)
+        assert envelope.pop("dljobs") == 1
+        (value,) = envelope.values()
+        return value
+
+
+@dataclass
+class Redis:
+    """The other end of the doorbell."""
+
+    answers: bool
+    rings: list[tuple[str, str]]
+
+
+@pytest.fixture
+def settings(sqlite_template: Path, tmp_path: Path) -> Settings:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    found = settings_for(home, user="ada")
+    shutil.copy(sqlite_template, found.sqlite_path)
+    return found
+
+
+@pytest.fixture
+def world(settings: Settings) -> Iterator[World]:
+    database: Database = open_database(settings)
+    yield World(database, settings)
+    database.close()
+
+
+@pytest.fixture
+def redis(monkeypatch: pytest.MonkeyPatch) -> Redis:
+    """Redis as the doorbell sees it: it notes (task, queue) of each ring; set `answers` to False for one that is down."""
+    found = Redis(answers=True, rings=[])
+
+    def ring(_self: Doorbell, task: str, _arguments: list[Any], queue: str) -> bool:
+        found.rings.append((task, queue))
+        return found.answers
+
+    monkeypatch.setattr(Doorbell, "_ring", ring)
+    return found
+
+
+@pytest.fixture
+def dljobs(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    """Runs a command: `dljobs("status", "--json")`."""
+    for name in [name for name in os.environ if name.startswith("DLJOBS_")]:
+        monkeypatch.delenv(name)
+    for name, value in settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def call(*arguments: object) -> Done:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return call
