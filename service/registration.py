@@ -17,6 +17,7 @@ from dljobs.errors import UsageError
 from .clock import now, read_now
 from .database import Lock, wait_for_lock
 from .events import record
+from .process_mark import ProcessMark
 from .states import WorkerState
 from .tables import devices, workers
 
@@ -38,8 +39,7 @@ class WorkerInfo:
 
     name: str
     node: str
-    pid: int
-    pid_started_at: float
+    process: ProcessMark
     versions: Mapping[str, str]
     devices: Sequence[DeviceInfo]
 
@@ -53,13 +53,13 @@ class Registration:
 
 
 def register(
-    connection: Connection, info: WorkerInfo, *, stale_after_s: float, is_alive: Callable[[int, float], bool]
+    connection: Connection, info: WorkerInfo, *, stale_after_s: float, is_alive: Callable[[ProcessMark], bool]
 ) -> Registration:
     """Enter a worker and its devices.
 
     Args:
         stale_after_s: a worker silent for longer no longer counts.
-        is_alive: tells for (pid, started_at) of a worker on this node whether that process still lives, which frees
+        is_alive: tells of a worker on this node whether its process still lives, which frees
             the name and the devices of a killed worker at once instead of after `stale_after_s`.
 
     Raises:
@@ -72,7 +72,7 @@ def register(
     def is_living(row: RowMapping) -> bool:
         if row["state"] == WorkerState.OFFLINE or moment - row["heartbeat_at"] > stale_after_s:
             return False
-        return row["node"] != info.node or is_alive(row["pid"], row["pid_started_at"])
+        return row["node"] != info.node or is_alive(ProcessMark(row["pid"], row["pid_born"]))
 
     known = {row["id"]: row for row in connection.execute(select(workers).with_for_update()).mappings()}
     mine = next((row for row in known.values() if row["name"] == info.name), None)
@@ -98,8 +98,8 @@ def _enter(connection: Connection, info: WorkerInfo, mine: RowMapping | None) ->
     values = {
         "name": info.name,
         "node": info.node,
-        "pid": info.pid,
-        "pid_started_at": info.pid_started_at,
+        "pid": info.process.pid,
+        "pid_born": info.process.born,
         "session": session,
         "state": WorkerState.ONLINE,
         "versions_json": json.dumps(dict(info.versions)),

@@ -104,7 +104,7 @@ workers = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("node", String(200), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("pid_started_at", Double, nullable=False),
+    Column("pid_born", String(100), nullable=False),  # with the pid, a `ProcessMark`
     # Changes with each start: a process that was replaced finds its heartbeats refused.
     Column("session", String(32), nullable=False),
     Column("state", String(16), nullable=False),

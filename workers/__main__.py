@@ -17,10 +17,9 @@ import sys
 import threading
 import time
 
-import psutil
-
 from dljobs.errors import DljobsError, ExitCode, UsageError
 from dljobs.service.doorbell import Doorbell, make_app
+from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import WorkerInfo
 from dljobs.service.schema import open_checked
 from dljobs.service.settings import SECRET_VARIABLES, Settings, load_settings
@@ -100,7 +99,8 @@ def _watch_replaced(worker: Worker, stopping: Stopping) -> None:
 
 def _introduce(options: dict[str, object]) -> WorkerInfo:
     gpus, cpu_devices, name = options.get("gpus"), options.get("cpu_devices"), options.get("name")
-    node = socket.gethostname()
+    node, process = socket.gethostname(), ProcessMark.of(os.getpid())
+    assert process is not None
     default_name = node if gpus in (None, "all") else f"{node}-gpu-{str(gpus)[:60]}"
     worker_name = str(name) if name else re.sub(r"[^A-Za-z0-9_.-]+", "-", default_name)
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", worker_name):
@@ -113,8 +113,7 @@ def _introduce(options: dict[str, object]) -> WorkerInfo:
     return WorkerInfo(
         name=worker_name,
         node=node,
-        pid=os.getpid(),
-        pid_started_at=psutil.Process().create_time(),
+        process=process,
         versions={"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}},
         devices=devices,
     )

@@ -11,8 +11,6 @@ import os
 import threading
 import time
 
-import psutil
-
 from dljobs.errors import DljobsError, StaleToken, Unreachable
 from dljobs.service import leases, registration, runs, sweep
 from dljobs.service.database import Database
@@ -20,6 +18,7 @@ from dljobs.service.dispatch import dispatch
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.failures import FailureClass
 from dljobs.service.jobs import get_job
+from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
@@ -58,7 +57,7 @@ class Worker:
     def _register(self) -> Registration:
         with self._database.write() as connection:
             registered = registration.register(
-                connection, self._info, stale_after_s=self._settings.lease_s, is_alive=is_process_alive
+                connection, self._info, stale_after_s=self._settings.lease_s, is_alive=ProcessMark.is_alive
             )
         # After a kill -9 and a restart the old ranks are dead (they die with their worker): no need to wait for leases.
         sweep.end_runs_of_restarted(self._database, registered.worker_id, actor=self.name)
@@ -243,11 +242,3 @@ class Worker:
             self.schedule()
         except DljobsError as error:
             logger.warning("could not place the next job: %s", error)
-
-
-def is_process_alive(pid: int, started_at: float) -> bool:
-    """Whether the process that had this pid when it started at `started_at` still lives (pids are reused)."""
-    try:
-        return abs(psutil.Process(pid).create_time() - started_at) < 2.0
-    except psutil.NoSuchProcess:
-        return False

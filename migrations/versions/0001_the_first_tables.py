@@ -62,7 +62,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("node", sa.String(length=200), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
-        sa.Column("pid_started_at", sa.Double(), nullable=False),
+        sa.Column("pid_born", sa.String(length=100), nullable=False),
         sa.Column("session", sa.String(length=32), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("versions_json", sa.Text(), nullable=False),

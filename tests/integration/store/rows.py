@@ -11,6 +11,7 @@ from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
 from dljobs.service.jobs import NewJob
+from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import DeviceInfo, Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.spec import JobSpec
@@ -46,7 +47,7 @@ def worker_info(name: str = "w1", num_devices: int = 4, **fields: Any) -> Worker
         DeviceInfo(uuid=f"{name}-cpu-{position}", kind="cpu", name="CPU", position=position, memory_bytes=None)
         for position in range(num_devices)
     ]
-    values = {"name": name, "node": "n1", "pid": 1000, "pid_started_at": 1.0, "versions": {}, "devices": devices}
+    values = {"name": name, "node": "n1", "process": ProcessMark(1000, "born"), "versions": {}, "devices": devices}
     return WorkerInfo(**{**values, **fields})
 
 
@@ -59,7 +60,7 @@ def add_worker(
             connection,
             worker_info(name, num_devices, **fields),
             stale_after_s=LEASE_S,
-            is_alive=lambda _pid, _started_at: is_alive,
+            is_alive=lambda _process: is_alive,
         )
 
 

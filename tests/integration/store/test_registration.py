@@ -13,6 +13,7 @@ from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch, offering_workers
 from dljobs.service.events import list_events
+from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import DeviceInfo, Registration
 from dljobs.service.settings import Settings
 from dljobs.service.states import WorkerState
@@ -65,7 +66,7 @@ def test_a_worker_is_entered_with_its_devices(database: Database) -> None:
 
 
 def test_a_second_living_worker_of_the_same_name_is_refused_by_name(database: Database) -> None:
-    first = add_worker(database, "w1", pid=4711)
+    first = add_worker(database, "w1", process=ProcessMark(4711, "born"))
     for node in ("n1", "n2"):
         with pytest.raises(UsageError, match=r"'w1' already runs on node n1 \(pid 4711\)") as caught:
             add_worker(database, "w1", node=node)
@@ -80,7 +81,9 @@ def test_a_worker_that_is_gone_is_replaced_at_once(database: Database, gone: str
         go_silent(database, "w1")
     elif gone == "offline":
         set_state(database, first, WorkerState.OFFLINE)
-    second = add_worker(database, "w1", devices=[gpu("GPU-b", 1)], pid=2000, is_alive=gone != "dead pid")
+    second = add_worker(
+        database, "w1", devices=[gpu("GPU-b", 1)], process=ProcessMark(2000, "born"), is_alive=gone != "dead pid"
+    )
     assert second.worker_id == first.worker_id
     assert second.session != first.session
     assert not beat(database, first)
@@ -98,7 +101,7 @@ def test_the_pid_of_another_node_proves_nothing(database: Database) -> None:
 
 
 def test_overlapping_devices_are_refused_by_name_of_the_other(database: Database) -> None:
-    add_worker(database, "w1", devices=[gpu("GPU-a", 0), gpu("GPU-b", 1)], pid=4711)
+    add_worker(database, "w1", devices=[gpu("GPU-a", 0), gpu("GPU-b", 1)], process=ProcessMark(4711, "born"))
     with pytest.raises(UsageError) as caught:
         add_worker(database, "w2", devices=[gpu("GPU-c", 2), gpu("GPU-b", 1)])
     message = str(caught.value) + caught.value.hint
@@ -144,7 +147,7 @@ def register_in_a_race(url: str, name: str, uuids: list[str]) -> str:
     info = worker_info(name, devices=[gpu(uuid, position) for position, uuid in enumerate(uuids)])
     try:
         with database.write() as connection:
-            registration.register(connection, info, stale_after_s=LEASE_S, is_alive=lambda _pid, _at: True)
+            registration.register(connection, info, stale_after_s=LEASE_S, is_alive=lambda _process: True)
     except UsageError as error:
         return str(error)
     return "registered"

@@ -1,0 +1,68 @@
+"""What only a CUDA device can show. Skipped without one; `pytest tests/gpu` on a machine that has one or more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dljobs.service.gpus import list_gpus
+from dljobs.workers.devices import find_gpus
+from tests.cluster import Cluster, running_cluster
+
+GPUS, PROBLEM = list_gpus()
+pytestmark = pytest.mark.skipif(not GPUS, reason=PROBLEM or "this machine has no NVIDIA GPU")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("home")) as cluster:
+        cluster.start_worker("g", cpu_devices=None, gpus="0")  # type: ignore[arg-type]
+        yield cluster
+
+
+def test_gpus_are_known_by_uuid() -> None:
+    (first, *_) = find_gpus()
+    assert first.uuid.startswith("GPU-")
+    assert first.kind == "cuda"
+    assert first.memory_bytes
+
+
+def test_lenet_trains_on_the_gpu_and_evaluates_equal_on_the_cpu(cluster: Cluster, tmp_path: Path) -> None:
+    job_id = cluster.submit("lenet")
+    job = cluster.wait_for_end(job_id)
+    assert job["state"] == "succeeded", job
+    assert json.loads(job["result_json"])["accuracy"] >= 0.97
+    assert any("on cuda" in line for line in cluster.log(job_id))
+
+
+def test_the_ranks_leave_no_memory_behind(cluster: Cluster) -> None:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(find_gpus()[0].uuid)
+        cluster.wait_for_end(cluster.submit("lenet", "epochs=1"))
+        assert pynvml.nvmlDeviceGetComputeRunningProcesses(handle) == []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def test_data_parallel_splits_a_batch() -> None:
+    """One GPU is enough: DataParallel over the same device twice scatters for real."""
+    import torch
+
+    from dljobs.models.lenet import LeNet
+
+    seen: list[int] = []
+
+    class Seen(LeNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return super().forward(x)
+
+    model = torch.nn.DataParallel(Seen().cuda(), device_ids=[0, 0])
+    assert model(torch.zeros(9, 1, 32, 32, device="cuda")).shape == (9, 10)
+    assert sorted(seen) == [4, 5]
