@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_HOME := $(CURDIR)/demo
 
-.PHONY: demo test check unit bench clean
+.PHONY: demo test check unit bench bench-smoke clean
 
 # Made again whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -32,7 +32,10 @@ unit: $(VENV)/.installed
 	$(BIN)/pytest tests/unit
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write-results
+
+bench-smoke: $(VENV)/.installed
+	$(BIN)/python -m benchmarks --smoke
 
 clean:
 	rm -rf $(VENV) $(DEMO_HOME) build dist *.egg-info

@@ -1,0 +1,132 @@
+"""Programs that are timed: started so that they all have the same environment, and never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from .benchmark import BenchmarkError
+
+# Asked to end, a program gets so long before it is killed.
+PATIENCE_S = 10.0
+_LAST_LINES = 60
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A program that has ended with status 0."""
+
+    seconds: float  # from before it was started to when its end was known
+    output: str
+
+
+def python_script(name: str) -> list[str]:
+    """A console script of this interpreter's environment, as a user types it."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise BenchmarkError(f"there is no {name} beside {Path(sys.executable).name}: install dljobs[dev] first")
+    return [str(path)]
+
+
+def run_timed(command: Sequence[str], environment: Mapping[str, str], timeout_s: float = 120.0) -> Ended:
+    """Run a program to its end.
+
+    Raises:
+        BenchmarkError: it failed, or was not done in time.
+    """
+    with tempfile.TemporaryFile() as output:
+        begin = time.monotonic()
+        with running(command, environment, output) as process:
+            try:
+                code = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                raise BenchmarkError(f"{shown(command)} took longer than {timeout_s:g} s") from None
+            seconds = time.monotonic() - begin
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if code:
+        raise BenchmarkError(f"{shown(command)} ended with status {code}:\n{last_lines(text)}")
+    return Ended(seconds, text)
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], environment: Mapping[str, str], output: IO[bytes], *, is_piped: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program and all that it starts, ended with the block.
+
+    Args:
+        output: where it writes; with `is_piped` only its standard error, and the block speaks with it.
+    """
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdin=subprocess.PIPE if is_piped else subprocess.DEVNULL,
+        stdout=subprocess.PIPE if is_piped else output,
+        stderr=output,
+        start_new_session=True,  # Ctrl-C reaches the benchmarks alone, which then end everything in order
+    )
+    try:
+        yield process
+    finally:
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        end_family(process)
+
+
+def end_family(process: subprocess.Popen[bytes]) -> None:
+    """End a program that may still run, and its descendants, wherever they have moved in the meantime."""
+    if process.poll() is not None:
+        return
+    family = family_of(process.pid)  # torchrun's ranks lead sessions of their own: no signal to a group reaches them
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE_S)
+    end_all(family)
+    process.wait(PATIENCE_S)
+
+
+def end_all(family: Sequence[psutil.Process]) -> None:
+    """Kill what is left of these processes; psutil makes sure that no stranger has their pid by now."""
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(family, timeout=PATIENCE_S)
+
+
+def family_of(pid: int) -> list[psutil.Process]:
+    """A process and all its descendants."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def environment_with(**variables: str) -> dict[str, str]:
+    """What every peer gets: our own environment, and what it alone needs."""
+    return {**os.environ, **variables}
+
+
+def last_lines(text: str) -> str:
+    """A program's last words."""
+    return "\n".join(text.strip().splitlines()[-_LAST_LINES:])
+
+
+def shown(command: Sequence[str]) -> str:
+    """The command without the paths of this machine."""
+    return " ".join(Path(word).name if word.startswith("/") else word for word in command)
