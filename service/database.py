@@ -146,18 +146,11 @@ class Lock(IntEnum):
     MIGRATION = 7160203
 
 
-def try_lock(connection: Connection, lock: Lock) -> bool:
-    """Take the lock until the end of this transaction; False if another holds it.
+def wait_for_lock(connection: Connection, lock: Lock) -> None:
+    """Take the lock until the end of this transaction, when whoever holds it is done.
 
     On SQLite the write lock that the transaction already has is the same thing.
     """
-    if connection.dialect.name == "sqlite":
-        return True
-    return bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": int(lock)}).scalar_one())
-
-
-def wait_for_lock(connection: Connection, lock: Lock) -> None:
-    """Take the lock until the end of this transaction, when whoever holds it is done."""
     if connection.dialect.name != "sqlite":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(lock)})
 

@@ -11,7 +11,7 @@ from dljobs.errors import DljobsError
 
 from . import jobs, leases, registration, runs
 from .clock import read_now
-from .database import Database, Lock, try_lock
+from .database import Database, Lock, wait_for_lock
 from .scheduler import OfferedDevice, OfferingWorker, Plan, WaitingJob, plan
 from .states import JobState, WorkerState
 
@@ -25,13 +25,13 @@ class Dispatched:
 
 
 def dispatch(database: Database, *, lease_s: float) -> list[Dispatched]:
-    """Place what can be placed now. Whoever finds the lock taken returns: the holder, or the next sweep, sees all."""
+    """Place what can be placed now."""
     with database.read() as connection:
         if not any(job["state"] == JobState.QUEUED for job in jobs.list_waiting(connection)):
             return []
     with database.write() as connection:
-        if not try_lock(connection, Lock.SCHEDULING):
-            return []
+        # Waiting, not giving up: whoever holds it may have read the queue before the job at hand was committed.
+        wait_for_lock(connection, Lock.SCHEDULING)
         names, planned = make_plan(connection, lease_s=lease_s)
         placed = []
         for placement in planned.placed:

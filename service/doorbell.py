@@ -96,8 +96,8 @@ class Doorbell:
         try:
             if self._app is None:
                 self._app = make_app(self._settings)
-            # Old rings say nothing that the sweep has not seen by then.
-            self._app.send_task(task, args=arguments, queue=queue, retry=False, expires=600)
+            # No `expires`: it would be judged by the clocks of two hosts, and an old ring does no harm.
+            self._app.send_task(task, args=arguments, queue=queue, retry=False)
         except Exception as error:  # a doorbell is a hint: nothing that keeps it from ringing may stop its caller
             logger.warning("could not ring %s (the sweep will see it): %s", queue, error)
             return False

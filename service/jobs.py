@@ -127,7 +127,7 @@ def get_job(connection: Connection, job_id: int, *, lock: bool = False) -> RowMa
 def list_active(connection: Connection) -> list[RowMapping]:
     """Jobs that run or wait, in the order in which the scheduler considers them."""
     query = select(jobs).where(jobs.c.state.in_([*PLACED_JOBS, *WAITING_JOBS]))
-    return list(connection.execute(query.order_by(jobs.c.priority.desc(), jobs.c.id)).mappings())
+    return list(connection.execute(query.order_by(jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.id)).mappings())
 
 
 def list_ended(connection: Connection, limit: int) -> list[RowMapping]:

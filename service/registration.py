@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from dljobs.errors import UsageError
 
@@ -50,6 +50,7 @@ class Registration:
 
     worker_id: int
     session: str
+    num_devices: int
 
 
 def register(
@@ -123,13 +124,19 @@ def _enter(connection: Connection, info: WorkerInfo, mine: RowMapping | None) ->
     reason = f"{info.name} offers {len(info.devices)} devices on {info.node}"
     about = {"worker_id": worker_id, "to_state": WorkerState.ONLINE}
     record(connection, "worker", reason, actor=info.name, **about)  # type: ignore[arg-type]
-    return Registration(worker_id, session)
+    return Registration(worker_id, session, len(info.devices))
 
 
 def beat(connection: Connection, registration: Registration) -> bool:
-    """Say that the worker is there; False if another process has taken its place."""
+    """Say that the worker is there; False if another process has taken its place or one of its devices.
+
+    The latter happens to a worker that was silent for so long that its devices were given to another.
+    """
     mine = (workers.c.id == registration.worker_id, workers.c.session == registration.session)
-    return connection.execute(update(workers).where(*mine).values(heartbeat_at=now())).rowcount == 1
+    if connection.execute(update(workers).where(*mine).values(heartbeat_at=now())).rowcount != 1:
+        return False
+    owned = select(func.count()).select_from(devices).where(devices.c.worker_id == registration.worker_id)
+    return int(connection.execute(owned).scalar_one()) == registration.num_devices
 
 
 def set_state(connection: Connection, registration: Registration, state: WorkerState, *, reason: str) -> None:

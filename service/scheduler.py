@@ -85,6 +85,7 @@ def plan(jobs: Sequence[WaitingJob], workers: Sequence[OfferingWorker], moment: 
     result = Plan()
     free = {worker.id: [device.id for device in worker.devices if device.job_id is None] for worker in workers}
     largest = max((len(worker.devices) for worker in workers), default=0)
+    holders = {worker.id: {d.job_id for d in worker.devices if d.job_id is not None} for worker in workers}
     blocking: list[WaitingJob] = []
     for job in sorted(jobs, key=lambda job: (-job.priority, job.submitted_at, job.id)):
         reasons = _own_reasons(job, len(workers), largest, moment)
@@ -93,9 +94,10 @@ def plan(jobs: Sequence[WaitingJob], workers: Sequence[OfferingWorker], moment: 
             if best is not None and not blocking:
                 taken, free[best] = free[best][: job.num_devices], free[best][job.num_devices :]
                 result.placed.append(Placed(job.id, best, tuple(taken)))
+                holders[best].add(job.id)
                 continue
             if best is None:
-                reasons.append(_too_few_free(job, workers, free))
+                reasons.append(_too_few_free(job, workers, free, holders))
             if blocking:
                 reasons.append(_others_ahead(blocking))
             blocking.append(job)
@@ -125,12 +127,13 @@ def _best_fit(num_devices: int, free: dict[int, list[int]]) -> int | None:
     return min(fitting)[1] if fitting else None
 
 
-def _too_few_free(job: WaitingJob, workers: Sequence[OfferingWorker], free: dict[int, list[int]]) -> Reason:
+def _too_few_free(
+    job: WaitingJob, workers: Sequence[OfferingWorker], free: dict[int, list[int]], holders: dict[int, set[int]]
+) -> Reason:
     best = max(workers, key=lambda worker: (len(free[worker.id]), -worker.id))
-    holders = sorted({device.job_id for device in best.devices if device.job_id is not None})
     text = f"it needs {_devices(job.num_devices)}; the best worker, {best.name}, has {len(free[best.id])} free"
-    if holders:
-        text += f" (held by job{'s' if len(holders) > 1 else ''} {_listed(holders)})"
+    if held_by := sorted(holders[best.id]):
+        text += f" (held by job{'s' if len(held_by) > 1 else ''} {_listed(held_by)})"
     return Reason(ReasonCode.RESOURCES, text)
 
 

@@ -25,9 +25,9 @@ HEAD = REVISIONS[-1]
 def current_revision(database: Database) -> str | None:
     """The revision the database is at, or None if dljobs was never there."""
     with database.read() as connection:
-        if not inspect(connection).has_table("alembic_version"):
+        if not inspect(connection).has_table("dljobs_version"):
             return None
-        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return connection.execute(text("SELECT version_num FROM dljobs_version")).scalar()
 
 
 def check(database: Database) -> None:

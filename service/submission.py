@@ -106,7 +106,7 @@ def prepare(request: Request, user: str) -> NewJob:
     )
     return NewJob(
         spec=spec,
-        user=user,
+        user=_check_text("user", user),
         name=_check_text("name", model.name if request.name is None else request.name),
         priority=request.priority,
         tags=tuple(_check_text("tag", tag) for tag in request.tags),

@@ -53,7 +53,7 @@ class PostgresServer:
         try:
             with engine.begin() as connection:
                 connection.execute(text("SET lock_timeout = '2s'"))  # somebody may have left a transaction open
-                version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+                version = connection.execute(text("SELECT version_num FROM dljobs_version")).scalar()
                 tables = ", ".join(f'"{table}"' for table in metadata.tables)
                 connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY"))
             if version == schema.HEAD:

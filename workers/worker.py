@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from dljobs.errors import DljobsError, StaleToken, Unreachable
 from dljobs.service import leases, registration, runs, sweep
@@ -89,7 +90,22 @@ class Worker:
             if not runs.claim(connection, key, self._registration.worker_id):
                 logger.warning("refused a doorbell for run %s: nothing here waits under that id and token", key.run_id)
                 return False
-        supervisor = Supervisor(
+        try:
+            supervisor = self._make_supervisor(key)
+        except DljobsError as error:
+            # Such as the spec of a newer release: another worker may know it.
+            outcome = Outcome(FailureClass.NODE_LOST, f"worker {self.name} cannot run it: {error.message}")
+            with self._database.write() as connection:
+                runs.end_run(connection, key.run_id, outcome, actor=self.name, token=key.token)
+            return False
+        with self._lock:
+            self._supervisors[key.run_id] = supervisor
+        watcher = threading.Thread(target=self._see_through, args=[supervisor], daemon=True, name=f"watch-{key.run_id}")
+        watcher.start()
+        return True
+
+    def _make_supervisor(self, key: RunKey) -> Supervisor:
+        return Supervisor(
             self._assign(key),
             self._database,
             self._launcher,
@@ -98,11 +114,6 @@ class Worker:
             data_dir=self._settings.data_dir,
             grace_s=self._settings.grace_s,
         )
-        with self._lock:
-            self._supervisors[key.run_id] = supervisor
-        watcher = threading.Thread(target=self._see_through, args=[supervisor], daemon=True, name=f"watch-{key.run_id}")
-        watcher.start()
-        return True
 
     def attend(self) -> None:
         """Look whether somebody has asked for the end of a run that is on here."""
@@ -159,7 +170,7 @@ class Worker:
             thread.start()
         return threads
 
-    def _repeat(self, work, interval_s: float, stop: threading.Event) -> None:  # type: ignore[no-untyped-def]
+    def _repeat(self, work: Callable[[], None], interval_s: float, stop: threading.Event) -> None:
         while not stop.wait(interval_s):
             try:
                 work()

@@ -92,9 +92,9 @@ def test_another_schema(dljobs: CommandLine, service: Cluster, tmp_path: Path) -
         with sqlite3.connect(service.settings.sqlite_path) as source, sqlite3.connect(copy) as target:
             source.backup(target)
             if revision is None:
-                target.execute("DROP TABLE alembic_version")
+                target.execute("DROP TABLE dljobs_version")
             else:
-                target.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+                target.execute("UPDATE dljobs_version SET version_num = ?", (revision,))
         done = dljobs("status", DLJOBS_DATABASE_URL=f"sqlite:///{copy}")
         assert done.returncode == 1
         assert cure in done.stderr

@@ -27,13 +27,14 @@ def tables(settings: Settings) -> set[str]:
     with database.read() as connection:
         names = set(inspect(connection).get_table_names())
     database.close()
-    return names - {"alembic_version"}
+    return names - {"dljobs_version"}
 
 
 def differences(settings: Settings) -> list[Any]:
     """What Alembic would still have to do to come to the declared tables."""
     database = open_database(settings)
     options = {"compare_type": True, "compare_server_default": True, "target_metadata": metadata}
+    options |= {"version_table": "dljobs_version"}
     with database.read() as connection:
         found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
     database.close()
@@ -57,7 +58,7 @@ def checks(settings: Settings) -> set[tuple[str, str, str]]:
 def set_revision(settings: Settings, revision: str) -> None:
     database = open_database(settings)
     with database.write() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        connection.execute(text("UPDATE dljobs_version SET version_num = :revision"), {"revision": revision})
     database.close()
 
 

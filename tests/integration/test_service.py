@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import update
 
-from dljobs.service import jobs, leases
+from dljobs.service import jobs, leases, tables
 from dljobs.service.doorbell import EXECUTE_TASK, Doorbell, make_app, worker_queue
 from dljobs.service.jobs import request_cancel
 from tests.cluster import Cluster, family_of, running_cluster
@@ -179,3 +180,17 @@ def snapshot(cluster: Cluster) -> dict[int, object]:
     """All jobs that wait, as rows."""
     with cluster.database.read() as connection:
         return {row["id"]: dict(row) for row in jobs.list_waiting(connection)}
+
+
+def test_a_spec_that_no_worker_here_can_read_fails_with_that_reason(cluster: Cluster) -> None:
+    job_id = cluster.submit("lenet", num_devices=64)
+    with cluster.database.write() as connection:
+        row = dict(jobs.get_job(connection, job_id))
+        newer = (
+            row["spec_json"].replace('"version": 1', '"version": 999').replace('"num_devices": 64', '"num_devices": 1')
+        )
+        values = {"spec_json": newer, "num_devices": 1, "strategy": "single", "num_lost": 4}
+        connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(**values))
+    job = cluster.wait_for_end(job_id)
+    assert job["state"] == "failed"
+    assert "spec has version 999" in job["reason"]

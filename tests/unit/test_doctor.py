@@ -19,6 +19,7 @@ from dljobs.service.clock import now
 from dljobs.service.database import Database, open_database
 from dljobs.service.doctor_checks import Check
 from dljobs.service.gpus import Gpu
+from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import DeviceInfo, WorkerInfo
 from dljobs.service.settings import Settings, load_settings
 from dljobs.service.tables import workers
@@ -219,7 +220,7 @@ def test_the_sqlite_that_is_linked(settings: Settings, version: str, ok: str) ->
 
 def test_another_schema(settings: Settings, database: Database) -> None:
     with database.write() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        connection.exec_driver_sql("UPDATE dljobs_version SET version_num = '9999'")
     report = by_name(doctor.examine(settings))
     assert (report["schema"].ok, "pip install" in report["schema"].cure) == ("fail", True)
     assert report["workers"].detail == "not known while schema fails"
@@ -236,7 +237,7 @@ def test_clock_skew(settings: Settings, database: Database, monkeypatch: pytest.
 
 def register(database: Database) -> None:
     devices = [DeviceInfo(f"cpu-lab-1-{position}", "cpu", "CPU stand-in", position, None) for position in range(2)]
-    info = WorkerInfo("lab-1", "lab", os.getpid(), 0.0, {}, devices)
+    info = WorkerInfo("lab-1", "lab", ProcessMark(os.getpid(), "born"), {}, devices)
     with database.write() as connection:
         registration.register(connection, info, stale_after_s=60, is_alive=lambda *_: True)
 
