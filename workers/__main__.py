@@ -10,8 +10,10 @@ import ctypes
 import importlib.metadata
 import json
 import logging
+import multiprocessing.util
 import os
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -139,4 +141,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     logging.shutdown()
     sys.stderr.flush()
+    # The folder of the forkserver's socket, which a finalizer would remove.
+    shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)
     os._exit(code)  # nothing is left to do, and tearing down the interpreter takes half a second

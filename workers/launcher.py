@@ -16,9 +16,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
 import multiprocessing.process
-import multiprocessing.util
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -173,8 +171,6 @@ class Launcher:
         for launch in launches:
             launch.wait(timeout_s)
         multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
-        # The worker leaves by os._exit, past the finalizer that would remove the folder of the forkserver's socket.
-        shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)
 
     def _run(self, launch: Launch) -> None:
         try:

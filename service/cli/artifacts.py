@@ -8,7 +8,8 @@ from dljobs.service.settings import Settings
 
 from .opening import database_of, resolve_ids
 from .options import job_argument, json_option
-from .output import Column, print_json, print_lines, print_table, show_bytes, show_moment
+from .output import print_json, print_lines, show_bytes, show_moment
+from .table import Column, print_table
 from .wording import describe_metrics
 
 COLUMNS = (

@@ -7,7 +7,8 @@ import click
 from dljobs.service.settings import Settings
 
 from .options import json_option
-from .output import Column, print_json, print_table
+from .output import print_json
+from .table import Column, print_table
 
 
 @click.command()

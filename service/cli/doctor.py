@@ -13,7 +13,8 @@ from dljobs.errors import ExitCode
 from dljobs.service.settings import Settings
 
 from .options import json_option
-from .output import one_line, output_width, print_json, print_lines
+from .output import one_line, print_json, print_lines
+from .table import output_width
 
 if TYPE_CHECKING:
     from dljobs.service.doctor_checks import Check

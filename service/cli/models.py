@@ -10,8 +10,9 @@ from dljobs.errors import UnknownName
 from dljobs.service.settings import Settings
 
 from .options import json_option
-from .output import Column, print_fields, print_json, print_lines, print_table
+from .output import print_fields, print_json, print_lines
 from .submit import complete_model
+from .table import Column, print_table
 
 Json = dict[str, Any]
 

@@ -1,48 +1,17 @@
-"""Output: data on stdout, talk on stderr; JSON, tables, and text that is safe to print.
-
-Tables fit the terminal. On a pipe nothing is coloured, the width is fixed but for the last column, which is never
-shortened, and neither is any other that a script would read.
-"""
+"""Output: data on stdout, talk on stderr; JSON, lines, and text that is safe to print (`table.py` has the tables)."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from dljobs.service.json_text import to_json
-
-PIPE_WIDTH = 120
-LAST_WIDTH = 20  # what the last column has of it; on a pipe it takes what it needs beyond
-STATE_STYLES = {
-    "running": "green",
-    "starting": "green",
-    "online": "green",
-    "queued": "yellow",
-    "held": "yellow",
-    "draining": "yellow",
-    "failed": "red",
-    "silent": "red",
-    "cancelled": "dim",
-    "offline": "dim",
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table. One that is not `kept` may be shortened where the table is too wide."""
-
-    title: str
-    kept: bool = True
-    right: bool = False
 
 
 def print_json(noun: str, value: Any) -> None:
@@ -61,48 +30,6 @@ def print_lines(lines: Sequence[str]) -> None:
 def say(text: str) -> None:
     """Talk to the user, on stderr."""
     click.echo(text, err=True)
-
-
-def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to stdout."""
-    print_lines(table_lines(columns, rows))
-
-
-def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table. A cell that is the name of a state gets its colour, on a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    is_terminal = sys.stdout.isatty()
-    width = output_width()
-    for index, column in enumerate(columns):
-        widest = max((len(row[index]) for row in rows), default=0)
-        if index == len(columns) - 1 and not is_terminal:
-            # Nothing stands to its right that a longer line could move.
-            kept, width = True, width + max(widest - LAST_WIDTH, 0)
-        table.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            no_wrap=column.kept,
-            min_width=max(widest, len(column.title)) if column.kept else min(widest, 8),
-        )
-    for row in rows:
-        cells = [one_line(cell) for cell in row]
-        table.add_row(*(Text(c, style=STATE_STYLES.get(c, ""), no_wrap=True, overflow="ellipsis") for c in cells))
-    console = Console(width=width, force_terminal=is_terminal, highlight=False)
-    with console.capture() as capture:
-        console.print(table, crop=False)
-    return [line.rstrip() for line in capture.get().splitlines()]
-
-
-def output_width() -> int:
-    """Columns of the terminal, or the fixed width of a pipe."""
-    if sys.stdout.isatty():
-        return shutil.get_terminal_size().columns
-    columns = os.environ.get("COLUMNS", "")
-    return max(int(columns) if columns.isdigit() else 0, PIPE_WIDTH)
 
 
 def print_fields(fields: Mapping[str, str]) -> None:

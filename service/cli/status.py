@@ -14,7 +14,8 @@ from dljobs.service.settings import Settings
 
 from .opening import database_of
 from .options import json_option
-from .output import Column, print_json, print_lines, table_lines
+from .output import print_json, print_lines
+from .table import Column, table_lines
 from .wording import describe, describe_eta, describe_progress
 
 WATCH_EVERY_S = 2.0

@@ -11,7 +11,8 @@ from dljobs.service.settings import Settings
 
 from .opening import database_of
 from .options import json_option
-from .output import Column, print_json, print_lines, print_table, show_bytes
+from .output import print_json, print_lines, show_bytes
+from .table import Column, print_table
 
 Json = dict[str, Any]
 COLUMNS = (

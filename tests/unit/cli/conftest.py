@@ -67,7 +67,7 @@ def world(settings: Settings) -> Iterator[World]:
 
 @pytest.fixture
 def redis(monkeypatch: pytest.MonkeyPatch) -> Redis:
-    """Redis as the doorbell sees it: it notes (task, queue) of each ring; set `answers` to False for one that is down."""
+    """Redis as the doorbell sees it; it notes (task, queue) of each ring. Where `answers` is False, it is down."""
     found = Redis(answers=True, rings=[])
 
     def ring(_self: Doorbell, task: str, _arguments: list[Any], queue: str) -> bool:

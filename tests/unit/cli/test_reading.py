@@ -81,11 +81,11 @@ def test_status_limits_what_it_shows(dljobs, world: World):
     assert len(dljobs("status", "-n", 2, "--all", "--json").json["jobs"]) == 8
 
 
-def test_a_narrow_pipe_shortens_names_but_never_ids_and_states(dljobs, world: World, monkeypatch):
+def test_a_pipe_shortens_names_but_never_ids_states_and_reasons(dljobs, world: World, monkeypatch):
     world.job(name="a-name-that-is-long " * 8)
     done = dljobs("status")
-    assert max(map(len, done.lines)) <= 120
-    assert re.match(r" *1  a-name-that.*…  +ada  +lenet  +queued  +1 ", done.lines[1])
+    assert re.match(r" *1  a-name-that.{,40}…  ada +lenet +queued  +1 ", done.lines[1])
+    assert done.lines[1].endswith("no worker takes work now; start one with `dljobs worker`")
     monkeypatch.setenv("COLUMNS", "300")
     assert "a-name-that-is-long " * 7 in dljobs("status").out
 
@@ -189,7 +189,7 @@ def test_events_tell_who_moved_what(dljobs, world: World):
     world.job()
     world.succeed(world.start())
     done = dljobs("events", 1)
-    assert [line.split("  ")[3:][-1] for line in done.lines][0] == "submitted"
+    assert done.lines[0].endswith("  submitted")
     assert "job running -> succeeded" in done.lines[-1]
     assert dljobs("events", 1, "-n", 1).lines == done.lines[-1:]
     everything = dljobs("events", "--json").json
