@@ -14,10 +14,12 @@ from .options import json_option, to_seconds
 from .output import print_fields, print_json, print_lines, say
 
 if TYPE_CHECKING:
+    from dljobs.service.database import Database
     from dljobs.service.jobs import NewJob
     from dljobs.service.settings import Settings
-    from dljobs.service.submission import Request
+    from dljobs.service.submission import Request, Submitted
 
+Json = dict[str, Any]
 TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "seed")
 
 
@@ -45,9 +47,7 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 @click.option("--tag", "tags", multiple=True, help="A label to find it by; repeatable.")
 @click.option("--priority", metavar="0..100", type=int, default=50, show_default=True, help="Higher starts earlier.")
 @click.option("--time", "time_limit_s", metavar="DURATION", callback=to_seconds, help="Stop it after: 90, 15m, 2h.")
-@click.option(
-    "--max-retries", metavar="N", type=int, default=2, show_default=True, help="New runs after its own faults."
-)
+@click.option("--max-retries", metavar="N", type=int, default=2, show_default=True, help="New runs after a crash.")
 @click.option("--idempotency-key", metavar="KEY", help="Submitting twice with the same key makes one job.")
 @click.option("--hold", "held", is_flag=True, help="Do not start it before `dljobs release`.")
 @click.option("-w", "--wait", is_flag=True, help="Wait for its end; the exit code tells how it ended.")
@@ -92,36 +92,46 @@ def _submit(settings: Settings, new: NewJob, *, as_json: bool, parsable: bool, w
     from dljobs.service.submission import enqueue
     from dljobs.service.views import request_view
 
-    from .wording import describe_work
-
-    lease_s = settings.lease_s
     with database_of(settings) as database:
         submitted = enqueue(database, doorbell_of(settings), settings, new)
-        request = request_view(new)
         if parsable:
             print_lines([str(submitted.job_id)])
         elif not as_json:
-            verb = "submitted" if submitted.created else "was already submitted"
-            text = f"job {submitted.job_id} {verb}: {describe_work(request['spec'])}"
-            (say if follow else _print_line)(text)
+            _announce(submitted, new, to_stdout=not follow)
         for warning in submitted.warnings:
             say(f"warning: {warning}")
-        code, [job] = 0, list_jobs(database, [submitted.job_id], lease_s=lease_s)
+        [job] = list_jobs(database, [submitted.job_id], lease_s=settings.lease_s)
         if wait or follow:
-            from .following import first_failure, follow_job, wait_until_ended
-            from .wording import describe_end
+            job = _see_it_end(database, job, new, lease_s=settings.lease_s, follow=follow)
+    if as_json:
+        about = {"created": submitted.created, "warnings": list(submitted.warnings), "dry_run": False}
+        print_json("submission", {**about, "job": job, "request": request_view(new)})
+    return (job["exit_code"] or 0) if wait or follow else 0
 
-            if follow:
-                num_ranks = new.spec.num_devices if new.spec.strategy == "ddp" else 1
-                job = follow_job(database, job, lease_s=lease_s, bar=True, num_ranks=num_ranks)
-                say(describe_end(job))
-            else:
-                [job] = wait_until_ended(database, [job], lease_s=lease_s)
-            code = first_failure([job])
-        if as_json:
-            about = {"created": submitted.created, "warnings": list(submitted.warnings), "dry_run": False}
-            print_json("submission", {**about, "job": job, "request": request})
-    return code
+
+def _announce(submitted: Submitted, new: NewJob, *, to_stdout: bool) -> None:
+    from .wording import describe_work
+
+    verb = "submitted" if submitted.created else "was already submitted"
+    text = f"job {submitted.job_id} {verb}: {describe_work(vars(new.spec))}"
+    if to_stdout:
+        print_lines([text])
+    else:  # stdout is for the job's own lines
+        say(text)
+
+
+def _see_it_end(
+    database: Database, job: dict[str, Any], new: NewJob, *, lease_s: float, follow: bool
+) -> dict[str, Any]:
+    from .following import follow_job, wait_until_ended
+    from .wording import describe_end
+
+    if not follow:
+        return wait_until_ended(database, [job], lease_s=lease_s)[0]
+    num_ranks = new.spec.num_devices if new.spec.strategy == "ddp" else 1
+    job = follow_job(database, job, lease_s=lease_s, bar=True, num_ranks=num_ranks)
+    say(describe_end(job))
+    return job
 
 
 def _print_dry_run(new: NewJob, *, as_json: bool) -> None:
@@ -145,10 +155,6 @@ def spec_fields(values: dict[str, Any]) -> dict[str, str]:
     for name, value in values.items():
         if isinstance(value, dict):
             fields |= {f"{name}.{key}": str(each) for key, each in value.items()}
-        elif name != "version" and value not in (None, [], "", False):
+        elif name != "version" and value not in (None, [], "") and value is not False:
             fields[name] = ", ".join(value) if isinstance(value, list) else str(value)
     return fields
-
-
-def _print_line(text: str) -> None:
-    print_lines([text])

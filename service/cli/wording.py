@@ -36,9 +36,8 @@ def describe(job: Json) -> str:
 
 def describe_metrics(values: Json, *, first: str = "") -> str:
     """The numbers among `values` in one line, the most telling ones first."""
-    order = {name: index for index, name in enumerate((first, "accuracy", "loss"))}
-    names = [name for name, value in values.items() if isinstance(value, int | float) and not isinstance(value, bool)]
-    names.sort(key=lambda name: order.get(name, len(order)))
+    numbers = [name for name, value in values.items() if isinstance(value, int | float)]
+    names = [name for name in dict.fromkeys((first, "accuracy", "loss")) if name in numbers] or numbers
     return ", ".join(f"{name} {show_number(values[name])}" for name in names[:MAX_METRICS])
 
 

@@ -27,18 +27,8 @@ def test_it_prints_the_id_and_rings(dljobs, world, redis):
 def test_every_option_reaches_the_job(dljobs, world):
     flags = "--gpus 2 --strategy dp --data mnist --epochs 3 --batch-size 32 --lr 0.5 --optimizer adam --seed 7"
     more = "--set momentum=0.8 --set num_classes=12 --name trial --tag a --tag b --priority 70 --time 1h30m"
-    done = dljobs(
-        "submit",
-        "lenet",
-        *flags.split(),
-        *more.split(),
-        "--max-retries",
-        5,
-        "--idempotency-key",
-        "k",
-        "--hold",
-        "--json",
-    )
+    last = "--max-retries 5 --idempotency-key k --hold --json"
+    done = dljobs("submit", "lenet", *flags.split(), *more.split(), *last.split())
     assert done.code == 0
     request = done.json["request"]
     spec = request.pop("spec")

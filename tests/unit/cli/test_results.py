@@ -1,0 +1,178 @@
+"""export, plot and eval, as far as they need no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dljobs.service import evaluation
+from dljobs.service.tables import artifact_chunks
+from tests.service_world import World
+
+
+@pytest.fixture
+def trained(world: World) -> World:
+    """Job 1 has trained for three epochs, of which the second was the best."""
+    world.worker()
+    world.job()
+    key = world.start()
+    for epoch, accuracy in enumerate((0.5, 0.9, 0.7), start=1):
+        world.store(key, epoch, content=f"weights {epoch}".encode(), accuracy=accuracy)
+        world.write_points(key, "train", "loss", {step: 1 / step for step in range(epoch * 10 - 9, epoch * 10)})
+        world.write_points(key, "test", "accuracy", {epoch * 10: accuracy})
+    world.write_points(key, "test", "loss", {10: 0.5, 20: math.nan})
+    world.succeed(key, accuracy=0.7)
+    return world
+
+
+@pytest.mark.parametrize(("which", "epoch"), [(None, 2), ("best", 2), ("last", 3), ("1", 1)])
+def test_export_writes_the_bytes_that_were_stored(dljobs, trained, tmp_path, which, epoch):
+    target = tmp_path / "out.safetensors"
+    done = dljobs("export", 1, "-o", target, *(["--checkpoint", which] if which else []))
+    assert (done.code, done.out) == (0, "")
+    assert f"wrote {target} (9 B): epoch-{epoch}, run 1, epoch {epoch} of job 1" in done.err
+    assert target.read_bytes() == f"weights {epoch}".encode()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [target.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--checkpoint", "9"], 102, ["job 1: there are no weights of epoch 9", "hint: there are those of 1, 2, 3"]),
+        (["--checkpoint", "bset"], 2, ["'bset' names no checkpoint"]),
+        ([], 2, ["Missing option '-o'"]),
+        (["-o", "."], 2, ["is a folder"]),
+        (["-o", "/nowhere/x"], 1, ["cannot write /nowhere/x: No such file or directory"]),
+    ],
+)
+def test_export_says_what_is_wrong(dljobs, trained, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    target = [] if not arguments or "-o" in arguments else ["-o", "x"]
+    done = dljobs("export", 1, *arguments, *target)
+    assert done.code == code
+    assert all(word in done.err for word in words)
+    assert not Path("x").exists()
+
+
+def test_a_corrupt_chunk_is_never_written_out(dljobs, trained, tmp_path):
+    with trained.database.write() as connection:
+        connection.execute(artifact_chunks.update().values(data=b"weights X"))
+    done = dljobs("export", 1, "-o", tmp_path / "x")
+    assert done.code == 1
+    assert "artifact 2 (epoch-2) is corrupt: chunk 0 does not match its digest" in done.err
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_weights(dljobs, world, tmp_path):
+    world.job()
+    for command in (["export", 1, "-o", tmp_path / "x"], ["eval", 1], ["eval", 1, "--queue"]):
+        done = dljobs(*command)
+        assert done.code == 102
+        assert "job 1: there are no weights yet" in done.err
+
+
+def test_plot_draws_a_picture(dljobs, trained, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = dljobs("plot", 1, "-o", tmp_path / "loss.png")
+    assert (done.code, done.out, done.err) == (0, "", f"drew {tmp_path / 'loss.png'}\n")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert dljobs("plot", 1, 1, "-o", tmp_path / "loss.svg").code == 0
+    assert "job 1 lenet, train" in (tmp_path / "loss.svg").read_text()
+
+
+def test_plot_prints_the_points(dljobs, trained):
+    curves = {(curve["split"], curve["name"]): curve["points"] for curve in dljobs("plot", 1, "--json").json}
+    assert curves["test", "accuracy"] == [[10, 1, 0.5], [20, 2, 0.9], [30, 3, 0.7]]
+    assert curves["test", "loss"] == [[10, 1, 0.5], [20, 2, None]]
+
+
+def test_plot_says_what_is_wrong(dljobs, trained, tmp_path, monkeypatch):
+    assert "Missing option '-o'" in dljobs("plot", 1).err
+    assert "cannot draw a .gif" in dljobs("plot", 1, "-o", tmp_path / "x.gif").err
+    trained.job()
+    assert dljobs("plot", 2, "-o", tmp_path / "x.png").code == 102
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "pip install 'dljobs[plot]'" in dljobs("plot", 1, "-o", tmp_path / "x.png").err
+
+
+class Child:
+    """Stands in for the process that loads torch: notes the request, gives a prepared answer."""
+
+    def __init__(self, answer: dict[str, Any] | str) -> None:
+        self.answer = answer
+        self.request: dict[str, Any] = {}
+        self.environment: dict[str, str] = {}
+
+    def __call__(self, command: list[str], *, env: dict[str, str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        assert command[1:4] == ["-P", "-m", "dljobs.models.evaluate"]
+        self.request = json.loads(Path(command[4]).read_text())
+        self.environment = env
+        self.weights = Path(self.request["state_dict"]).read_bytes()
+        text = self.answer if isinstance(self.answer, str) else json.dumps(self.answer)
+        return subprocess.CompletedProcess(command, 1 if "error" in text else 0, text)
+
+
+def child_that_says(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | str) -> Child:
+    child = Child(answer)
+    monkeypatch.setattr(evaluation.subprocess, "run", child)
+    monkeypatch.setattr(evaluation.importlib.util, "find_spec", lambda _name: object())
+    return child
+
+
+def test_eval_asks_a_child_without_credentials(dljobs, trained, settings, monkeypatch):
+    monkeypatch.setenv("DLJOBS_REDIS_URL", "redis://:secret@h/0")
+    answer = {"loss": 0.25, "accuracy": 0.875, "num_samples": 8, "per_class": {"0": 1.0, "1": None}, "seconds": 0.5}
+    child = child_that_says(monkeypatch, answer)
+    done = dljobs("eval", 1)
+    assert done.code == 0
+    for line in (r"loss         0.25", "accuracy     0.875", "seconds      0.5s", "1             -"):
+        assert line in done.lines
+    assert "epoch-2 of job 1, run 1, epoch 2, on digits" in done.err
+    assert child.weights == b"weights 2"
+    assert child.request["data_dir"] == str(settings.data_dir)
+    assert (child.request["model"], child.request["loss"], child.request["device"]) == ("lenet", "cross_entropy", "cpu")
+    assert "DLJOBS_REDIS_URL" not in child.environment
+    assert not Path(child.request["state_dict"]).exists()
+
+
+def test_eval_on_other_data_takes_that_datas_defaults(dljobs, trained, monkeypatch):
+    child = child_that_says(monkeypatch, {"loss": 1.0, "accuracy": 0.1})
+    assert dljobs("eval", 1, "--data", "fake", "--json").json["data"] == "fake"
+    assert child.request["data"] == "fake"
+    assert "num_classes" in child.request["data_options"]
+    assert "did you mean 'fake'" in dljobs("eval", 1, "--data", "fakee").err
+
+
+def test_eval_hands_on_the_childs_error(dljobs, trained, monkeypatch):
+    child_that_says(monkeypatch, {"error": {"type": "DataError", "message": "no mnist", "hint": "put it there"}})
+    done = dljobs("eval", 1)
+    assert done.code == 1
+    assert done.err == "dljobs: the evaluation failed: no mnist\nhint: put it there\n"
+    child_that_says(monkeypatch, "Segmentation error")
+    assert "ended with exit code 1 and no answer" in dljobs("eval", 1).err
+
+
+def test_eval_without_torch_names_both_ways_out(dljobs, trained, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    done = dljobs("eval", 1)
+    assert done.code == 1
+    assert "pip install 'dljobs[worker]'" in done.err
+    assert "dljobs eval 1 --queue" in done.err
+
+
+def test_eval_on_a_worker_is_a_job(dljobs, trained, redis):
+    done = dljobs("eval", 1, "--queue", "--checkpoint", "last", "--json")
+    assert done.code == 0
+    (job,) = done.json
+    assert (job["kind"], job["num_devices"], job["state"]) == ("evaluate", 1, "queued")
+    assert redis.rings == [("dljobs.schedule", "dljobs.schedule")]
+    trained.succeed(trained.start(), loss=0.5, accuracy=0.75, per_class={"0": 0.5})
+    refused = dljobs("eval", 2)
+    assert (refused.code, "job 2 is an evaluation" in refused.err) == (102, True)

@@ -1,0 +1,85 @@
+"""Submission: the resolved spec, beyond what `tests/unit/cli/test_submit.py` asks on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dljobs.errors import UsageError
+from dljobs.models.catalog import models
+from dljobs.service.spec import JobSpec, Training
+from dljobs.service.submission import TRAINING_RANGES, Request, prepare, training_options
+
+
+@pytest.mark.parametrize("name", list(models()))
+def test_every_model_can_be_submitted_as_it_is(name: str) -> None:
+    entry = models()[name]
+    spec = prepare(Request(name), "ada").spec
+    assert (spec.model, spec.data, spec.loss, spec.metric) == (name, entry.data, entry.loss, entry.metric)
+    assert (spec.strategy, spec.num_devices, spec.kind) == ("single", 1, "train")
+    assert entry.defaults.items() <= dataclasses.asdict(spec.training).items()
+    assert JobSpec.from_json(spec.to_json()) == spec
+
+
+def test_flags_win_over_set_over_the_models_own_over_the_defaults() -> None:
+    training = {"lr": "0.5", "epochs": None}
+    spec = prepare(Request("lenet", training=training, sets=["momentum=0.1", "trainer.weight-decay=0.2"]), "ada").spec
+    assert (spec.training.lr, spec.training.momentum, spec.training.weight_decay) == (0.5, 0.1, 0.2)
+    assert spec.training.epochs == models()["lenet"].defaults["epochs"]
+    assert spec.training.clip_norm == Training().clip_norm
+
+
+def test_a_model_option_that_is_left_alone_is_left_to_the_worker() -> None:
+    assert prepare(Request("lenet"), "ada").spec.model_options == {}
+    assert prepare(Request("lenet", sets=["model.num_classes=3"]), "ada").spec.model_options == {"num_classes": 3}
+
+
+def test_a_datas_options_are_frozen_into_the_spec() -> None:
+    assert prepare(Request("lenet"), "ada").spec.data_options == {"seed": 0}
+    assert prepare(Request("lenet", sets=["data.seed=4"]), "ada").spec.data_options == {"seed": 4}
+
+
+def test_every_number_of_the_training_has_a_range_and_a_default_within_it() -> None:
+    numbers = {name: option for name, option in training_options().items() if option.type in ("int", "float")}
+    assert set(TRAINING_RANGES) == set(numbers)
+    for name, (lowest, highest) in TRAINING_RANGES.items():
+        assert lowest <= numbers[name].default <= highest
+
+
+@pytest.mark.parametrize("name", list(TRAINING_RANGES))
+def test_absurd_numbers_are_refused_and_the_nearest_sane_one_said(name: str) -> None:
+    _lowest, highest = TRAINING_RANGES[name]
+    whole = training_options()[name].type == "int"
+    for value in (str(int(highest) + 1) if whole else str(highest * 2), "-1"):
+        with pytest.raises(UsageError) as caught:
+            prepare(Request("lenet", sets=[f"trainer.{name}={value}"]), "ada")
+        assert name in caught.value.message
+        assert "nearest" in caught.value.hint
+
+
+@given(batch_size=st.integers(1, 4096), num_ranks=st.integers(2, 64))
+def test_a_global_batch_is_shared_out_equally_or_refused_with_one_that_is(batch_size: int, num_ranks: int) -> None:
+    request = Request("lenet", num_devices=num_ranks, training={"batch_size": batch_size})
+    try:
+        assert prepare(request, "ada").spec.training.batch_size % num_ranks == 0
+    except UsageError as error:
+        assert batch_size % num_ranks != 0
+        nearest = [int(word) for word in error.hint.split() if word.isdigit()]
+        assert nearest
+        assert all(size > 0 and size % num_ranks == 0 for size in nearest)
+
+
+def test_dp_shares_out_any_batch() -> None:
+    spec = prepare(Request("lenet", num_devices=3, strategy="dp"), "ada").spec
+    assert (spec.strategy, spec.training.batch_size) == ("dp", 64)
+
+
+@given(st.text(), st.text())
+def test_any_setting_is_taken_or_refused_in_words(key: str, value: str) -> None:
+    try:
+        prepare(Request("lenet", sets=[f"{key}={value}"]), "ada")
+    except UsageError as error:
+        assert error.message
