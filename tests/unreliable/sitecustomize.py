@@ -28,10 +28,10 @@ def make_unreliable(module: ModuleType) -> None:
     def unreliable(self: object, *arguments: object) -> bool:
         fate = next(count) % 5
         with record.open("a") as file:
-            file.write({1: "dropped\n", 3: "repeated\n"}.get(fate, "rung\n"))
-        if fate == 1:
+            file.write({0: "dropped\n", 1: "repeated\n"}.get(fate, "rung\n"))
+        if fate == 0:
             return True
-        if fate == 3:
+        if fate == 1:
             ring(self, *arguments)
         return bool(ring(self, *arguments))
 
