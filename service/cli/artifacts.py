@@ -30,7 +30,7 @@ COLUMNS = (
 @json_option
 @click.pass_obj
 def artifacts(settings: Settings, *, job: str, as_json: bool) -> None:
-    """List what a job has stored: weights, checkpoints, evaluations. `*` marks what was the best so far when it was stored.
+    """List what a job has stored: weights, checkpoints, evaluations. `*`: the best when it was stored.
 
     \b
     Examples:
