@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, update
 
 from dljobs.errors import CorruptArtifact, DljobsError, NotFound, StorageFull
 
@@ -114,23 +114,42 @@ class ArtifactStore:
             row = get_artifact(connection, artifact_id)
         whole, size, number = hashlib.sha256(), 0, 0
         while size < row["size_bytes"]:
-            here = (artifact_chunks.c.artifact_id == artifact_id, artifact_chunks.c.number == number)
-            with self._database.read() as connection:
-                chunk = connection.execute(select(artifact_chunks).where(*here)).mappings().one_or_none()
-                if chunk is None:
-                    get_artifact(connection, artifact_id)  # NotFound: it was dropped while we read
-            if chunk is None or hashlib.sha256(chunk["data"]).hexdigest() != chunk["digest"]:
-                what = "is missing" if chunk is None else "does not match its digest"
-                raise CorruptArtifact(
-                    f"artifact {artifact_id} ({row['name']}) is corrupt: chunk {number} {what}",
-                    "take another checkpoint: `dljobs artifacts JOB` lists them",
-                )
-            yield chunk["data"]
-            whole.update(chunk["data"])
-            size += len(chunk["data"])
+            chunk = self._chunk(row, number)
+            yield chunk
+            whole.update(chunk)
+            size += len(chunk)
             number += 1
         if whole.hexdigest() != row["digest"]:
             raise CorruptArtifact(f"artifact {artifact_id} ({row['name']}) is corrupt: its digest does not match")
+
+    def open(self, artifact_id: int) -> ArtifactReader:
+        """For reading parts of an artifact.
+
+        Raises:
+            NotFound: there is no such complete artifact.
+        """
+        with self._database.read() as connection:
+            row = get_artifact(connection, artifact_id)
+            # The length of a value is known without loading it. All chunks but the last one are as long as the first.
+            first = (artifact_chunks.c.artifact_id == artifact_id, artifact_chunks.c.number == 0)
+            chunk_bytes = connection.execute(select(func.length(artifact_chunks.c.data)).where(*first)).scalar()
+        return ArtifactReader(row["size_bytes"], chunk_bytes or CHUNK_BYTES, lambda number: self._chunk(row, number))
+
+    def _chunk(self, row: RowMapping, number: int) -> bytes:
+        """One chunk of a complete artifact, verified."""
+        here = (artifact_chunks.c.artifact_id == row["id"], artifact_chunks.c.number == number)
+        with self._database.read() as connection:
+            chunk = connection.execute(select(artifact_chunks).where(*here)).mappings().one_or_none()
+            if chunk is None:
+                get_artifact(connection, row["id"])  # NotFound: it was dropped while we read
+        if chunk is None or hashlib.sha256(chunk["data"]).hexdigest() != chunk["digest"]:
+            what = "is missing" if chunk is None else "does not match its digest"
+            raise CorruptArtifact(
+                f"artifact {row['id']} ({row['name']}) is corrupt: chunk {number} {what}",
+                "take another checkpoint: `dljobs artifacts JOB` lists them",
+            )
+        data: bytes = chunk["data"]
+        return data
 
     def fetch(self, artifact_id: int, target: Path) -> None:
         """Write the artifact to `target`, which appears whole or not at all.
@@ -157,6 +176,40 @@ class ArtifactStore:
         with self._database.write() as connection:
             fenced_update(connection, key)
             connection.execute(delete(artifacts).where(*mine))
+
+
+class ArtifactReader:
+    """Parts of one artifact: only the chunks that hold them are loaded, and each is verified."""
+
+    def __init__(self, size: int, chunk_bytes: int, chunk: Callable[[int], bytes]) -> None:
+        self.size = size  # in bytes
+        self._chunk_bytes = chunk_bytes
+        self._chunk = chunk
+        # Small tensors share a chunk and are read one after another: the last one is kept.
+        self._kept: tuple[int, bytes] | None = None
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` up to, not including, `stop`.
+
+        Raises:
+            NotFound: the artifact was dropped meanwhile.
+            CorruptArtifact: a chunk does not match its digest, or is shorter than it should be.
+        """
+        if not 0 <= start <= stop <= self.size:
+            raise ValueError(f"bytes {start} to {stop} of {self.size}")
+        parts = []
+        for number in range(start // self._chunk_bytes, -(-stop // self._chunk_bytes) if stop > start else 0):
+            first = number * self._chunk_bytes
+            parts.append(self._load(number)[max(start - first, 0) : stop - first])
+        found = b"".join(parts)
+        if len(found) != stop - start:
+            raise CorruptArtifact(f"the artifact holds {len(found)} bytes where {stop - start} should be")
+        return found
+
+    def _load(self, number: int) -> bytes:
+        if self._kept is None or self._kept[0] != number:
+            self._kept = (number, self._chunk(number))
+        return self._kept[1]
 
 
 def _named(key: RunKey, what: Description, name: str) -> tuple[ColumnElement[bool], ...]:

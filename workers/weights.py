@@ -1,13 +1,15 @@
 """Weights on their way into a file: what of a state_dict is written, and a digest of the values.
 
 A safetensors file holds raw names (never `module.`), contiguous copies, and each shared tensor once; the names left out
-stand in the metadata, as `safetensors.torch.save_model` does it. `dljobs.models.weights` is the strict way back into a
-model. This file knows no optimizer and no run.
+stand in the metadata, as `safetensors.torch.save_model` does it. So does the order of the names, that of the layers,
+which safetensors gives up for alignment. `dljobs.models.weights` is the strict way back into a model. It knows no
+optimizer and no run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dljobs.errors import CorruptArtifact, DljobsError
+from dljobs.service.tensors import ORDER_KEY
 
 from .folder import save_whole
 
@@ -52,7 +55,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def write_state_dict(tensors: Mapping[str, Tensor], aliases: Mapping[str, str], path: Path) -> None:
     """Write what `copy_to_host` returned. Raises StorageFull."""
-    write_tensors(path, tensors, {**aliases, "format": "pt"})
+    write_tensors(path, tensors, {**aliases, "format": "pt", ORDER_KEY: json.dumps(list(tensors))})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -40,6 +40,7 @@ COMMANDS = {
     },
     "Results": {
         "artifacts": Entry("artifacts:artifacts", "List the stored outputs of a job."),
+        "inspect": Entry("inspect:inspect", "Show the tensors in the weights of a job."),
         "eval": Entry("evaluate:evaluate", "Load the weights of a job and measure them."),
         "export": Entry("export:export", "Write the weights of a job to a file."),
         "plot": Entry("plot:plot", "Draw the loss and accuracy of jobs."),

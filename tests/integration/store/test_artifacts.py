@@ -342,3 +342,52 @@ def fill_up_and_go_on(
     assert end(database, key, Outcome(None, "trained")) == "succeeded"
     assert states(database, key) == ("succeeded", "succeeded")
     database.close()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_part_is_read_from_the_chunks_that_hold_it(database: Database, tmp_path: Path) -> None:
+    _job, key = start(database)
+    path = write_file(tmp_path, 3 * SMALL_CHUNK + 7)
+    content = path.read_bytes()
+    artifact_id = put(database, key, path)
+    read_chunks: list[int] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "artifact_chunks.data" in statement and "length" not in statement:
+            values = parameters.values() if isinstance(parameters, dict) else parameters
+            read_chunks.append(list(values)[-1])
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    reader = ArtifactStore(database).open(artifact_id)
+    for begin, end_, chunks in (
+        (0, 8, [0]),
+        (8, 500, []),  # the chunk is still there
+        (990, 1010, [1]),
+        (3 * SMALL_CHUNK, 3 * SMALL_CHUNK + 7, [3]),
+        (10, 10, []),
+        (0, len(content), [0, 1, 2, 3]),
+    ):
+        read_chunks.clear()
+        assert reader.read(begin, end_) == content[begin:end_]
+        assert read_chunks == chunks
+    assert reader.size == len(content)
+    for begin, end_ in ((-1, 3), (5, 4), (0, len(content) + 1)):
+        with pytest.raises(ValueError, match="bytes"):
+            reader.read(begin, end_)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_part_from_a_damaged_chunk_is_refused_and_the_others_are_not(database: Database, tmp_path: Path) -> None:
+    _job, key = start(database)
+    path = write_file(tmp_path, 3 * SMALL_CHUNK)
+    artifact_id = put(database, key, path)
+    with database.write() as connection:
+        here = (artifact_chunks.c.artifact_id == artifact_id, artifact_chunks.c.number == 1)
+        connection.execute(update(artifact_chunks).where(*here).values(data=b"x" * SMALL_CHUNK))
+    reader = ArtifactStore(database).open(artifact_id)
+    assert reader.read(0, SMALL_CHUNK) == path.read_bytes()[:SMALL_CHUNK]
+    assert reader.read(2500, 2600) == path.read_bytes()[2500:2600]
+    with pytest.raises(CorruptArtifact, match="chunk 1 does not match its digest"):
+        reader.read(900, 1100)
+    with pytest.raises(NotFound):
+        ArtifactStore(database).open(artifact_id + 1)

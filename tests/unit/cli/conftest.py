@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from dljobs.service.database import Database, open_database
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.settings import Settings
 from tests.databases import settings_for
+from tests.output_schema import read_output
 from tests.service_world import World
 
 
@@ -34,10 +34,8 @@ class Done:
 
     @property
     def json(self) -> Any:
-        """The value of the envelope's noun."""
-        envelope = json.loads(self.out)
-        assert envelope.pop("dljobs") == 1
-        (value,) = envelope.values()
+        """The value of the envelope's noun, which is as the schema says."""
+        (value,) = read_output(self.out).values()
         return value
 
 
