@@ -22,32 +22,40 @@ MAX_CONFUSION_CLASSES = 1000
 
 
 class Tally:
-    """Sums over evaluated samples: loss and number, and for classes the correct ones, all, and the confusion matrix.
+    """Sums over evaluated samples: loss and number; for classes the correct ones, all, and the confusion matrix; for
+    values the errors, and what their spread follows from.
 
     They lie in one flat float64 tensor (whole numbers stay exact up to 2^53), on the device where batches are counted:
     counting never waits for the GPU, and one all-reduce joins all ranks.
     """
 
-    def __init__(self, class_names: tuple[str, ...], averaged: bool, values: Tensor) -> None:
-        if values.shape != (_size(len(class_names)),):
-            raise ValueError(
-                f"a tally of {len(class_names)} classes has {_size(len(class_names))} values, not {values.shape}"
-            )
-        self.class_names = class_names
+    def __init__(self, class_names: tuple[str, ...], num_outputs: int, averaged: bool, values: Tensor) -> None:
+        size = _size(len(class_names), num_outputs)
+        if values.shape != (size,):
+            what = f"{len(class_names)} classes" if class_names else f"{num_outputs} outputs"
+            raise ValueError(f"a tally of {what} has {size} values, not {values.shape}")
+        self.class_names = class_names  # none for regression
+        self.num_outputs = num_outputs  # values of a target in regression, else 0
         self.averaged = averaged
         self.values = values
 
     @classmethod
     def empty(cls, data: Data, loss: Loss, device: torch.device | str = "cpu") -> Tally:
         """The tally of no samples: what a rank without any contributes."""
-        return cls(data.names, loss.averaged, torch.zeros(_size(len(data.names)), dtype=torch.float64, device=device))
+        num_outputs = 0 if data.names else data.test.batch(torch.tensor([0]))[1].numel()
+        size = _size(len(data.names), num_outputs)
+        return cls(data.names, num_outputs, loss.averaged, torch.zeros(size, dtype=torch.float64, device=device))
 
     def add(self, output: Tensor, target: Tensor, losses: Tensor) -> None:
         """Count a batch: output [n, classes] logits or [n, …] values, its target, and the loss of each sample [n]."""
         self.values[0] += losses.detach().double().sum()
         self.values[1] += len(losses)
-        if not self.class_names:
-            return
+        if self.class_names:
+            self._add_classes(output, target)
+        else:
+            self._add_values(output, target)
+
+    def _add_classes(self, output: Tensor, target: Tensor) -> None:
         num_classes = len(self.class_names)
         predicted = output.detach().argmax(1)
         ones = torch.ones(len(target), dtype=torch.float64, device=self.values.device)
@@ -58,13 +66,20 @@ class Tally:
             known = (predicted < num_classes).double()
             self._confusion.index_add_(0, target * num_classes + predicted.clamp(max=num_classes - 1), known)
 
+    def _add_values(self, output: Tensor, target: Tensor) -> None:
+        wanted = target.detach().double().reshape(len(target), -1)
+        error = output.detach().double().reshape(len(target), -1) - wanted
+        self.values[2] += error.square().sum()
+        self.values[3] += error.abs().sum()
+        self._target_sums += torch.stack([wanted.sum(0), wanted.square().sum(0)])
+
     def to_tensor(self) -> Tensor:
         """A copy of all sums, float64 [k]. The sum of several ranks' tensors is the tally of all their samples."""
         return self.values.clone()
 
     def with_tensor(self, values: Tensor) -> Tally:
         """The tally that holds these sums, e.g. the all-reduced ones."""
-        return Tally(self.class_names, self.averaged, values)
+        return Tally(self.class_names, self.num_outputs, self.averaged, values)
 
     def __add__(self, other: Tally) -> Tally:
         return self.with_tensor(self.values + other.values)
@@ -78,16 +93,27 @@ class Tally:
 
         `loss` is the mean over samples, or the sum for a summed loss; None if it is not finite or there are no samples.
         For classes also `accuracy` and `per_class`, from name to accuracy; None where there are no samples.
+        For values also `mse` and `mae`, means over samples and outputs, and `r2`, the share of the targets' variance
+        that is explained (summed over outputs; None where the targets do not vary).
         """
         loss_sum, num_samples = self.values[:2].tolist()
         loss = loss_sum if not self.averaged else loss_sum / num_samples if num_samples else math.nan
-        result: dict[str, Any] = {"loss": loss if math.isfinite(loss) else None, "num_samples": int(num_samples)}
+        result: dict[str, Any] = {"loss": _finite(loss), "num_samples": int(num_samples)}
         if self.class_names:
             correct, counts = self._correct.tolist(), self._counts.tolist()
             result["accuracy"] = _ratio(sum(correct), sum(counts))
             result["per_class"] = {
                 name: _ratio(right, count) for name, right, count in zip(self.class_names, correct, counts, strict=True)
             }
+        else:
+            squared, absolute = self.values[2:4].tolist()
+            sums, squares = self._target_sums
+            variation = float((squares - sums.square() / num_samples).sum()) if num_samples else 0.0
+            # What is left by rounding where all targets are the same number.
+            varies = variation > 1e-12 * float(squares.sum())
+            result["mse"] = _finite(_ratio(squared, num_samples * self.num_outputs))
+            result["mae"] = _finite(_ratio(absolute, num_samples * self.num_outputs))
+            result["r2"] = _finite(1 - squared / variation) if varies else None
         return result
 
     def confusion(self) -> list[list[int]] | None:
@@ -97,6 +123,15 @@ class Tally:
             return None
         rows: list[list[int]] = self._confusion.view(num_classes, num_classes).long().tolist()
         return rows
+
+    @property
+    def _target_sums(self) -> Tensor:
+        """[2, outputs]: the sum of the targets and of their squares."""
+        return self.values[4:].view(2, self.num_outputs)
+
+    @_target_sums.setter
+    def _target_sums(self, sums: Tensor) -> None:
+        self.values[4:] = sums.flatten()
 
     @property
     def _counts(self) -> Tensor:
@@ -158,8 +193,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _size(num_classes: int) -> int:
+def _size(num_classes: int, num_outputs: int) -> int:
+    if num_outputs:
+        return 4 + 2 * num_outputs
     return 2 + 2 * num_classes + (num_classes**2 if num_classes <= MAX_CONFUSION_CLASSES else 0)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -1,34 +1,31 @@
-"""Evaluation of stored weights on this machine: in a child process, because the service itself knows no torch."""
+"""Evaluation of stored weights: here in a child process, or on a worker as a job of its own. Both leave a record."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from dljobs.errors import DljobsError
+from dljobs.errors import NotFound
 
 from . import jobs
-from .artifacts import ArtifactStore
+from .artifacts import ArtifactStore, list_artifacts
+from .child import ask, require_torch
 from .database import Database
 from .doorbell import Doorbell
-from .settings import SECRET_VARIABLES, Settings
+from .evaluations import NewEvaluation, add_evaluation
+from .settings import Settings
+from .spec import JobSpec
 from .submission import Submitted, enqueue, prepare_evaluation
 from .views import Json
 from .weights import find_state_dict
-
-EVALUATE_MODULE = "dljobs.models.evaluate"
 
 
 def evaluate_here(
     database: Database, settings: Settings, job_id: int, *, which: str, data: str | None, device: str
 ) -> Json:
-    """Load a job's weights from the store and measure them; returns an Evaluation.
+    """Load a job's weights from the store and measure them; returns an Evaluation, of which a record is kept.
 
     Args:
         which: best, last or an epoch.
@@ -40,27 +37,34 @@ def evaluate_here(
         DljobsError: torch is not installed, or the evaluation itself failed.
     """
     _spec, artifact = find_state_dict(database, job_id, which)
-    if importlib.util.find_spec("torch") is None:
-        raise DljobsError(
-            "torch is not installed here, and evaluating needs it",
-            f"pip install 'dljobs[worker]', or let a worker do it: dljobs eval {job_id} --queue",
-        )
+    require_torch("evaluating", f"let a worker do it: dljobs eval {job_id} --queue")
     spec = _prepare(database, settings, job_id, artifact["id"], data).spec
     with tempfile.TemporaryDirectory(prefix="dljobs-eval-") as folder:
-        weights = Path(folder) / "state_dict.safetensors"
-        ArtifactStore(database).fetch(artifact["id"], weights)
-        request = {
-            "model": spec.model,
-            "model_options": spec.model_options,
-            "data": spec.data,
-            "data_options": spec.data_options,
-            "loss": spec.loss,
-            "data_dir": str(settings.data_dir),
-            "state_dict": str(weights),
-            "device": device,
-        }
-        result = _run_child(Path(folder) / "request.json", request)
-    return {"job_id": job_id, "artifact": artifact, "data": spec.data, "result": result}
+        request = trained_request(database, settings, spec, artifact["id"], Path(folder), device)
+        result = ask("evaluate", request, Path(folder), what="the evaluation")
+    new = NewEvaluation(artifact["id"], spec.data, spec.data_options, result, settings.user)
+    with database.write() as connection:
+        row = add_evaluation(connection, new)
+    about = {"id": row["id"], "job_id": job_id, "created_at": row["created_at"]}
+    return {**about, "artifact": artifact, "data": spec.data, "result": result}
+
+
+def trained_request(
+    database: Database, settings: Settings, spec: JobSpec, artifact_id: int, folder: Path, device: str
+) -> dict[str, Any]:
+    """What a child process needs to load a trained model (`dljobs.models.trained`); the weights are put in `folder`."""
+    weights = folder / "state_dict.safetensors"
+    ArtifactStore(database).fetch(artifact_id, weights)
+    return {
+        "model": spec.model,
+        "model_options": spec.model_options,
+        "data": spec.data,
+        "data_options": spec.data_options,
+        "loss": spec.loss,
+        "data_dir": str(settings.data_dir),
+        "state_dict": str(weights),
+        "device": device,
+    }
 
 
 def evaluate_on_worker(
@@ -75,26 +79,21 @@ def evaluate_on_worker(
     return enqueue(database, doorbell, settings, _prepare(database, settings, job_id, artifact["id"], data))
 
 
+def stored_result(database: Database, job_id: int) -> Json:
+    """All that a job of kind "evaluate" has found, with the confusion matrix.
+
+    Raises:
+        NotFound: it has stored no result.
+    """
+    with database.read() as connection:
+        found = list_artifacts(connection, job_id, kind="evaluation")
+    if not found:
+        raise NotFound(f"job {job_id} has stored no evaluation", f"`dljobs why {job_id}` says why")
+    result: Json = json.loads(b"".join(ArtifactStore(database).chunks(found[-1]["id"])))
+    return result
+
+
 def _prepare(database: Database, settings: Settings, job_id: int, artifact_id: int, data: str | None) -> jobs.NewJob:
     with database.read() as connection:
         job = jobs.get_job(connection, job_id)
     return prepare_evaluation(job, artifact_id, data, settings.user)
-
-
-def _run_child(path: Path, request: dict[str, Any]) -> Json:
-    path.write_text(json.dumps(request))
-    # The child runs the zoo's code: like a rank, it gets no credentials.
-    environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
-    command = [sys.executable, "-P", "-m", EVALUATE_MODULE, str(path)]
-    child = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False, text=True)
-    try:
-        answer = json.loads(child.stdout)
-    except json.JSONDecodeError:
-        raise DljobsError(f"the evaluation ended with exit code {child.returncode} and no answer") from None
-    if "error" in answer:
-        error = answer["error"]
-        raise DljobsError(
-            f"the evaluation failed: {error.get('message') or error.get('type')}", error.get("hint") or ""
-        )
-    result: Json = answer
-    return result

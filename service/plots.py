@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dljobs.errors import DljobsError, NotFound, UsageError
+from dljobs.errors import NotFound
 
+from .figures import check_target, new_figure, save_figure
 from .views import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def draw(curves: Sequence[Json], target: Path) -> None:
@@ -24,30 +23,15 @@ def draw(curves: Sequence[Json], target: Path) -> None:
         NotFound: no curve has a point yet.
         DljobsError: matplotlib is not installed, or the file cannot be written.
     """
-    if target.suffix not in SUFFIXES:
-        raise UsageError(
-            f"cannot draw a {target.suffix or 'file without a suffix'}", f"end it in {', '.join(SUFFIXES)}"
-        )
+    check_target(target)
     drawn = [curve for curve in curves if any(value is not None for _step, _epoch, value in curve["points"])]
     if not drawn:
         raise NotFound("there are no metrics to draw yet", "they appear while a job runs: `dljobs status`")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise DljobsError(
-            f"{error.name} is not installed, and drawing needs it", "pip install 'dljobs[plot]'"
-        ) from None
-
     names = sorted({curve["name"] for curve in drawn}, key=lambda name: (name != "loss", name))
-    figure = Figure(figsize=(6.4 * len(names), 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4 * len(names), 4.4)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         _draw_metric(axes, name, [curve for curve in drawn if curve["name"] == name])
-    try:
-        figure.savefig(target, dpi=120)
-    except OSError as error:
-        raise DljobsError(f"cannot write {target}: {error.strerror}") from error
+    save_figure(figure, target)
 
 
 def _draw_metric(axes: Axes, name: str, curves: Sequence[Json]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from dljobs.errors import NotFound
 
-from . import artifacts, events, jobs, leases, logs, registration, runs, views
+from . import artifacts, evaluations, events, jobs, leases, logs, registration, runs, views
 from .clock import read_now
 from .database import Database, open_database
 from .dispatch import make_plan
@@ -87,7 +87,7 @@ def job_in(connection: Connection, job_id: int, *, lease_s: float) -> Json:
 
 
 def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
-    """A job with its spec, its runs and their placement, its artifacts, and what it was made from."""
+    """A job with its spec, its runs and their placement, its artifacts, their evaluations, and its origin."""
     with database.read() as connection:
         spec = json.loads(jobs.get_job(connection, job_id)["spec_json"])
         return {
@@ -95,6 +95,7 @@ def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
             "spec": spec,
             "runs": [run_in(connection, row, spec) for row in runs.list_runs(connection, [job_id])],
             "artifacts": [views.artifact_view(row) for row in artifacts.list_artifacts(connection, job_id)],
+            "evaluations": [views.evaluation_view(row) for row in evaluations.list_evaluations(connection, job_id)],
             "origin": _origin(connection, spec.get("artifact_id")),
         }
 

@@ -255,3 +255,25 @@ artifact_chunks = Table(
     Column("digest", String(64), nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),  # whose weights were measured
+    # Null: the weights were dropped since, to make room.
+    Column("artifact_id", ForeignKey("artifacts.id", ondelete="SET NULL")),
+    Column("run_number", Integer, nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("data", String(200), nullable=False),
+    Column("data_options_json", Text, nullable=False),
+    Column("result_json", Text, nullable=False),
+    Column("user", String(200), nullable=False),
+    Column("by_job_id", ForeignKey("jobs.id")),  # the job of kind "evaluate"; null: measured where the client is
+    Column("created_at", Double, nullable=False),
+    Index(None, "job_id"),
+    Index(None, "artifact_id"),
+    UniqueConstraint("by_job_id"),
+    sqlite_autoincrement=True,
+)

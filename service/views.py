@@ -173,6 +173,17 @@ def artifact_view(artifact: Row) -> Json:
     }
 
 
+def evaluation_view(evaluation: Row) -> Json:
+    """An EvaluationRecord: what measuring weights once gave; `by_job_id` is the job that did, if one did."""
+    columns = ("id", "job_id", "artifact_id", "name", "epoch", "data", "user", "by_job_id", "created_at")
+    return {
+        **{name: evaluation[name] for name in columns},
+        "run": evaluation["run_number"],
+        "data_options": json.loads(evaluation["data_options_json"]),
+        "result": json.loads(evaluation["result_json"]),
+    }
+
+
 def request_view(new: NewJob) -> Json:
     """What a submission asked for, with every default resolved."""
     return {

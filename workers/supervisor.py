@@ -18,6 +18,7 @@ from sqlalchemy import RowMapping
 from dljobs.errors import CorruptArtifact, DljobsError, StaleToken, Unreachable
 from dljobs.service.artifacts import ArtifactStore, list_artifacts
 from dljobs.service.database import Database
+from dljobs.service.evaluations import add_of_job
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome, RunKey, end_run, mark_running
 from dljobs.service.spec import JobSpec
@@ -235,6 +236,8 @@ class Supervisor:
                     self._is_marked_running = True
                 with self._database.write() as connection:
                     state = end_run(connection, self.key.run_id, outcome, actor=self._actor, token=self.key.token)
+                    if outcome.failure is None:
+                        add_of_job(connection, self.assignment.job, outcome.result or {})
                 logger.info("run %s ended: %s; the job is %s", self.key.run_id, outcome.reason, state)
                 return
             except Unreachable as error:

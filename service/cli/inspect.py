@@ -12,7 +12,8 @@ from dljobs.service.settings import Settings
 
 from .opening import database_of, resolve_ids
 from .options import checkpoint_option, job_argument, json_option
-from .output import Column, output_width, print_fields, print_json, print_lines, print_table, say, show_number
+from .output import print_fields, print_json, print_lines, say, show_number
+from .table import Column, output_width, print_table
 from .tree import Branch, grow
 
 if TYPE_CHECKING:

@@ -22,6 +22,9 @@ jobs_argument = click.argument("jobs", metavar="ID...", nargs=-1, required=True)
 checkpoint_option = click.option(
     "--checkpoint", metavar="best|last|EPOCH", default="best", show_default=True, help="Which of the stored weights."
 )
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Here, that is."
+)
 timeout_option = click.option(
     "--timeout",
     metavar="DURATION",

@@ -13,6 +13,7 @@ from .opening import database_of, resolve_ids
 from .options import job_argument, json_option
 from .output import one_line, print_fields, print_json, print_lines, printable, show_bytes, show_moment
 from .submit import spec_fields
+from .table import Column, print_table
 from .wording import describe, describe_eta, describe_metrics, describe_progress, describe_work
 
 Json = dict[str, Any]
@@ -23,7 +24,7 @@ Json = dict[str, Any]
 @json_option
 @click.pass_obj
 def show(settings: Settings, *, job: str, as_json: bool) -> None:
-    """Show a job: its spec, its runs and where they ran, the error with its traceback, the result, the artifacts.
+    """Show a job: its spec, its runs and where they ran, the error with its traceback, the result, what was measured.
 
     \b
     Examples:
@@ -49,6 +50,27 @@ def show(settings: Settings, *, job: str, as_json: bool) -> None:
         print_lines([
             f"{len(details['artifacts'])} with {show_bytes(num_bytes)} in all: `dljobs artifacts {job_id}` lists them"
         ])  # fmt: skip
+    if details["evaluations"]:
+        _heading("evaluations")
+        _print_evaluations(details["evaluations"])
+
+
+def _print_evaluations(evaluations: list[Json]) -> None:
+    columns = (
+        Column("at"), Column("weights"), Column("data", kept=False), Column("by", kept=False),
+        Column("result", kept=False),
+    )  # fmt: skip
+    rows = [
+        [
+            show_moment(each["created_at"]),
+            f"{each['name']}, run {each['run']}" + ("" if each["artifact_id"] else " (dropped)"),
+            each["data"],
+            each["user"] + (f", job {each['by_job_id']}" if each["by_job_id"] else ""),
+            describe_metrics({**each["result"], "num_samples": None}),
+        ]
+        for each in evaluations
+    ]
+    print_table(columns, rows)
 
 
 def _print_head(job: Json) -> None:

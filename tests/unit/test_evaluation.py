@@ -99,8 +99,33 @@ def test_regression_has_a_loss_and_no_accuracy(name: str, expected: float) -> No
     split = TensorSplit(torch.tensor([[1.0], [4.0]]), torch.tensor([[0.0], [2.0]]))
     data = Data(split, split, sample_shape=(1,), task="regression")
     counted = tally(nn.Identity(), split, torch.arange(2), find_loss(name), data, batch_size=1)
-    assert counted.result() == {"loss": expected, "num_samples": 2}
+    result = counted.result()
+    assert result == {"loss": expected, "num_samples": 2, "mse": 2.5, "mae": 1.5, "r2": pytest.approx(-1.5)}
     assert counted.confusion() is None
+
+
+def test_r2_over_several_outputs_and_ranks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(50, 3, generator=generator) * torch.tensor([1.0, 5.0, 0.1]) + 100
+    x = y + 0.3 * torch.randn(50, 3, generator=generator)
+    split = TensorSplit(x, y)
+    data = Data(split, split, sample_shape=(3,), task="regression")
+    parts = [tally(nn.Identity(), split, shard_indices(50, rank, 4), find_loss("mse"), data) for rank in range(4)]
+    result = (parts[0] + parts[1] + parts[2] + parts[3]).result()
+    errors, spread = (x - y).double(), (y - y.mean(0)).double()
+    assert result["mse"] == pytest.approx(float(errors.square().mean()))
+    assert result["mae"] == pytest.approx(float(errors.abs().mean()))
+    assert result["r2"] == pytest.approx(float(1 - errors.square().sum() / spread.square().sum()), rel=1e-6)
+    assert result["loss"] == pytest.approx(result["mse"], rel=1e-5)
+
+
+def test_targets_that_do_not_vary_have_no_r2() -> None:
+    split = TensorSplit(torch.tensor([0.1, 0.2]), torch.tensor([0.1, 0.1]))
+    data = Data(split, split, sample_shape=(), task="regression")
+    result = tally(nn.Identity(), split, torch.arange(2), find_loss("mse"), data).result()
+    assert (result["r2"], result["mae"]) == (None, pytest.approx(0.05))
+    empty = Tally.empty(data, find_loss("mse")).result()
+    assert empty == {"loss": None, "num_samples": 0, "mse": None, "mae": None, "r2": None}
 
 
 def test_an_index_that_comes_twice_is_refused() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dljobs.service import evaluation
+from dljobs.service import child as child_process
 from dljobs.service.tables import artifact_chunks
 from tests.service_world import World
 
@@ -111,7 +111,7 @@ class Child:
         self.environment: dict[str, str] = {}
 
     def __call__(self, command: list[str], *, env: dict[str, str], **_options: Any) -> subprocess.CompletedProcess[str]:
-        assert command[1:4] == ["-P", "-m", "dljobs.models.evaluate"]
+        assert command[1:4] == ["-P", "-m", "dljobs.models.child"]
         self.request = json.loads(Path(command[4]).read_text())
         self.environment = env
         self.weights = Path(self.request["state_dict"]).read_bytes()
@@ -121,8 +121,8 @@ class Child:
 
 def child_that_says(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | str) -> Child:
     child = Child(answer)
-    monkeypatch.setattr(evaluation.subprocess, "run", child)
-    monkeypatch.setattr(evaluation.importlib.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr(child_process.subprocess, "run", child)
+    monkeypatch.setattr(child_process.importlib.util, "find_spec", lambda _name: object())
     return child
 
 

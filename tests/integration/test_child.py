@@ -1,4 +1,4 @@
-"""`python -P -m dljobs.models.evaluate` as a client starts it: one JSON object, whatever happens."""
+"""`python -P -m dljobs.models.child` as a client starts it to evaluate: one JSON object, whatever happens."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dljobs.errors import CorruptArtifact, DljobsError, NotFound
 from dljobs.models.build import build_model
+from dljobs.models.child import main
 from dljobs.models.data import load_data
-from dljobs.models.evaluate import main
 from dljobs.models.evaluation import shard_indices, tally
 from dljobs.models.losses import find_loss
 from dljobs.models.weights import load_weights
@@ -37,6 +37,7 @@ def state_dict(folder: Path) -> dict[str, Tensor]:
 
 def write_request(folder: Path, **changes: str | None) -> Path:
     request = {
+        "task": "evaluate",
         "model": "lenet",
         "model_options": {},
         "data": "digits",
@@ -52,7 +53,7 @@ def write_request(folder: Path, **changes: str | None) -> Path:
 
 
 def ask(folder: Path, **changes: str | None) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-P", "-m", "dljobs.models.evaluate", str(write_request(folder, **changes))]
+    command = [sys.executable, "-P", "-m", "dljobs.models.child", str(write_request(folder, **changes))]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     lines = ended.stdout.splitlines()
     assert len(lines) == 1, f"stdout: {ended.stdout!r}, stderr: {ended.stderr!r}"
@@ -100,6 +101,7 @@ def test_a_state_dict_with_a_prefix_names_the_first_keys(folder: Path, state_dic
 @pytest.mark.parametrize(
     ("changes", "error_type", "message"),
     [
+        ({"task": "evaluat"}, "UnknownName", "unknown task 'evaluat': did you mean 'evaluate'?"),
         ({"model": "lenett"}, "UnknownName", "unknown model 'lenett': did you mean 'lenet'?"),
         ({"state_dict": "/nowhere"}, "NotFound", "no state_dict at /nowhere"),
         ({"loss": None}, "UsageError", "the request lacks 'loss'"),
@@ -129,7 +131,7 @@ def test_requests_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixt
     for arguments, message in (
         ([str(tmp_path / "none.json")], "cannot read the request"),
         ([str(tmp_path / "list.json")], "the request must be a JSON object"),
-        ([], "usage: python -P -m dljobs.models.evaluate REQUEST.json"),
+        ([], "usage: python -P -m dljobs.models.child REQUEST.json"),
     ):
         assert main(arguments) == 1
         assert message in json.loads(capsys.readouterr().out)["error"]["message"]

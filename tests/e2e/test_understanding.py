@@ -1,0 +1,85 @@
+"""Looking at what was trained: inspect, eval, predict, plot, compare and models, as a person uses them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import CommandLine
+from tests.pictures import check_picture
+
+LENET = {
+    "conv1.weight": [6, 1, 5, 5],
+    "conv1.bias": [6],
+    "conv2.weight": [16, 6, 5, 5],
+    "conv2.bias": [16],
+    "fc1.weight": [120, 400],
+    "fc1.bias": [120],
+    "fc2.weight": [84, 120],
+    "fc2.bias": [84],
+    "fc3.weight": [10, 84],
+    "fc3.bias": [10],
+}
+
+
+@pytest.fixture(scope="module")
+def lenet(dljobs: CommandLine) -> int:
+    """A LeNet that has learned a little."""
+    return dljobs.submit("lenet", "--epochs", 4, "--wait")
+
+
+def test_inspect_lists_the_ten_parameters_in_their_order(dljobs: CommandLine, lenet: int, tmp_path: Path) -> None:
+    found = dljobs.json("inspect", lenet)["inspection"]
+    assert {each["name"]: each["shape"] for each in found["tensors"]} == LENET
+    assert [each["name"] for each in found["tensors"]] == list(LENET)
+    assert found["num_values"] == 61_706
+    text = dljobs.ok("inspect", lenet)
+    for words in ("(6,1,5,5)", "(16,6,5,5)", "(120,400)", "(10,84)", "48,000"):
+        assert words in text
+    assert dljobs.ok("inspect", lenet, "fc3.bias").splitlines()[-1].endswith("]")
+    dljobs.ok("inspect", lenet, "conv1.weight", "-o", tmp_path / "conv1.npy")
+    assert (tmp_path / "conv1.npy").stat().st_size == 128 + 150 * 4
+
+
+def test_eval_is_recorded_and_drawn(dljobs: CommandLine, tmp_path: Path) -> None:
+    job_id = dljobs.submit("lenet", "--epochs", 2, "--wait")
+    here = dljobs("eval", job_id, "--plot", tmp_path / "confusion.png", "--confusion")
+    assert here.returncode == 0, here.stderr
+    check_picture(tmp_path / "confusion.png")
+    table = here.stdout[here.stdout.index("true \\ predicted") :].splitlines()
+    assert len(table) == 11
+    queued = dljobs(
+        "eval", job_id, "--queue", "--wait", "--confusion", "--plot", tmp_path / "queued.svg", "--checkpoint", "last"
+    )
+    assert queued.returncode == 0, queued.stderr
+    assert queued.stdout[queued.stdout.index("true \\ predicted") :].splitlines() == table
+    check_picture(tmp_path / "queued.svg")
+    fake = dljobs.json("eval", job_id, "--checkpoint", 1, "--data", "fake", "--data", "digits")["evaluation"]
+    records = dljobs.json("show", job_id)["job"]["evaluations"]
+    assert [record["name"] for record in records] == ["epoch-2", "epoch-2", "epoch-1"]
+    assert [record["by_job_id"] is None for record in records] == [True, False, True]
+    assert records[0]["result"]["accuracy"] == records[1]["result"]["accuracy"]
+    assert records[2]["id"] == fake["id"]
+    assert sum(map(sum, fake["result"]["confusion"])) == 359
+    assert records[0]["result"]["accuracy"] == pytest.approx(
+        sum(int(row.split()[1 + number].replace("·", "0")) for number, row in enumerate(table[1:])) / 359
+    )
+    shown = dljobs.ok("show", job_id)
+    assert "evaluations\n-----------" in shown
+    assert f", job {records[1]['by_job_id']}" in shown
+
+
+def test_eval_refuses_a_picture_before_it_works(dljobs: CommandLine, lenet: int, tmp_path: Path) -> None:
+    before = len(dljobs.json("show", lenet)["job"]["evaluations"])
+    for arguments, words in (
+        (("--plot", tmp_path / "c.jpeg"), "end it in .png, .svg, .pdf"),
+        (("--plot", tmp_path / "none" / "c.png"), "there is no folder"),
+        (("--queue", "--confusion"), "add --wait"),
+    ):
+        done = dljobs("eval", lenet, *arguments)
+        assert done.returncode in (1, 2)
+        assert words in done.stderr
+    assert len(dljobs.json("show", lenet)["job"]["evaluations"]) == before
+    assert json.loads(dljobs("eval", lenet, "--json").stdout)["evaluation"]["job_id"] == lenet
