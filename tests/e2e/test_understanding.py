@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.e2e.conftest import CommandLine
 from tests.pictures import check_picture
@@ -83,3 +84,29 @@ def test_eval_refuses_a_picture_before_it_works(dljobs: CommandLine, lenet: int,
         assert words in done.stderr
     assert len(dljobs.json("show", lenet)["job"]["evaluations"]) == before
     assert json.loads(dljobs("eval", lenet, "--json").stdout)["evaluation"]["job_id"] == lenet
+
+
+def test_predict_on_test_samples_and_on_images(dljobs: CommandLine, lenet: int, tmp_path: Path) -> None:
+    found = dljobs.json("predict", lenet, "--test", "0-15", "--top", 3)["predictions"]["predictions"]
+    assert [each["input"] for each in found] == [f"test {number}" for number in range(16)]
+    assert all(len(each["top"]) == 3 for each in found)
+    done = dljobs("predict", lenet, "--test", "all", "--grid", tmp_path / "grid.png")
+    assert done.returncode == 0, done.stderr
+    accuracy = dljobs.json("eval", lenet)["evaluation"]["result"]["accuracy"]
+    assert f": {round(accuracy * 359)} of 359 right" in done.stderr
+    assert "with the first 64 samples" in done.stderr
+    check_picture(tmp_path / "grid.png")
+    image = tmp_path / "3" / "digit.png"
+    image.parent.mkdir()
+    Image.new("RGB", (40, 50), (20, 20, 20)).save(image)
+    (one,) = dljobs.json("predict", lenet, tmp_path / "3", "--checkpoint", "last")["predictions"]["predictions"]
+    assert (one["input"], one["true"]) == (str(image), "3")
+    for arguments, words in (
+        ((0.5,), "a row has 1 numbers, and samples of shape 1×32×32 need 1024"),
+        (("--test", "300-400"), "there is no test sample 359: they go from 0 to 358"),
+        ((tmp_path / "none.png",), "there is no file"),
+    ):
+        refused = dljobs("predict", lenet, *arguments)
+        assert refused.returncode in (1, 2, 102)
+        assert words in refused.stderr
+        assert "Traceback" not in refused.stderr

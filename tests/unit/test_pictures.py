@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dljobs.errors import DljobsError, UsageError
 from dljobs.service.confusion_plot import draw_confusion
 from dljobs.service.figures import check_target
+from dljobs.service.grid_plot import describe, draw_grid, is_wrong
 from tests.pictures import check_picture
 
 
@@ -22,6 +24,25 @@ def test_a_confusion_matrix(tmp_path: Path, num_classes: int, suffix: str) -> No
     names = [f"a class called {number}" for number in range(num_classes)]
     draw_confusion(matrix, names, "job 1, on digits", target)
     check_picture(target)
+
+
+def said(predicted: str, true: str | None) -> dict[str, object]:
+    return {"class": predicted, "true": true, "probability": 0.5, "values": None}
+
+
+@pytest.mark.parametrize(("num_images", "channels"), [(1, 1), (7, 3), (16, 1), (100, 3)])
+def test_a_grid(tmp_path: Path, num_images: int, channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (num_images, 8, 12, channels), dtype=np.uint8)
+    predictions = [said("a long class name indeed", (None, "dog")[number % 2]) for number in range(num_images)]
+    draw_grid(images, predictions, "job 1, epoch-2", tmp_path / "grid.png")
+    check_picture(tmp_path / "grid.png")
+
+
+def test_what_a_grid_says() -> None:
+    assert describe(said("7", "7")) == "7 (50%)\ntrue 7"
+    assert (is_wrong(said("7", "1")), is_wrong(said("7", None)), is_wrong(said("7", "7"))) == (True, False, False)
+    assert describe(said("7", None)) == "7 (50%)"
+    assert describe({"values": [1.23456, 2, 3, 4], "class": None, "true": None}) == "1.23, 2, 3"
 
 
 def test_a_target_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ READING = {
     "artifacts": ["artifacts 1"],
     "inspect": [],  # test_inspect.py has true weights
     "eval": ["eval 1 --queue"],  # tests/e2e evaluates here
+    "predict": [],  # test_results.py has a child that answers
     "export": ["export 1 -o out"],
     "plot": ["plot 1"],
     "models": ["models", "models lenet", "models digits"],

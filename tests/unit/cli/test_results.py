@@ -176,3 +176,42 @@ def test_eval_on_a_worker_is_a_job(dljobs, trained, redis):
     trained.succeed(trained.start(), loss=0.5, accuracy=0.75, per_class={"0": 0.5})
     refused = dljobs("eval", 2)
     assert (refused.code, "job 2 is an evaluation" in refused.err) == (102, True)
+
+
+def said(**changes: Any) -> dict[str, Any]:
+    top = [{"class": "7", "probability": 0.75}, {"class": "1", "probability": None}]
+    return {"input": "test 0", "true": "1", "class": "7", "probability": 0.75, "top": top, **changes}
+
+
+def test_predict_asks_a_child_without_credentials(dljobs, trained, monkeypatch):
+    monkeypatch.setenv("DLJOBS_REDIS_URL", "redis://:secret@h/0")
+    child = child_that_says(monkeypatch, {"predictions": [said(), said(true="7"), said(true=None)]})
+    done = dljobs("predict", 1, "--test", "0-2", "--top", 2)
+    assert (done.code, "epoch-2 of job 1, run 1, epoch 2: 1 of 2 right" in done.err) == (0, True)
+    assert [line.split() for line in done.lines] == [
+        ["input", "predicted", "probability", "true", "then"],
+        ["test", "0", "7", "75.0%", "1", "✗", "1", "-"],
+        ["test", "0", "7", "75.0%", "7", "1", "-"],
+        ["test", "0", "7", "75.0%", "-", "1", "-"],
+    ]
+    assert (child.request["task"], child.request["test"], child.request["top"]) == ("predict", [0, 1, 2], 2)
+    assert "DLJOBS_REDIS_URL" not in child.environment
+    found = dljobs("predict", 1, "--test", "0", "--json").json
+    assert [each["class"] for each in found["predictions"]] == ["7", "7", "7"]
+    assert found["predictions"][0]["values"] is None
+
+
+def test_predict_of_values(dljobs, trained, monkeypatch, tmp_path):
+    values = {"input": "0.5", "true": None, "values": [1.25, None, *[0.0] * 8]}
+    child = child_that_says(monkeypatch, {"predictions": [values]})
+    done = dljobs("predict", 1, "--", "-0.5", "1,2")
+    assert done.lines[-1].split("  ")[-1] == "1.25, -, 0, 0, 0, 0, 0, 0, … (10)"
+    assert (child.request["rows"], child.request["names"]) == ([[-0.5], [1.0, 2.0]], ["-0.5", "1,2"])
+    assert dljobs("predict", 1, "0.5", "--json").json["predictions"][0]["top"] is None
+    assert "there is no folder" in dljobs("predict", 1, "0.5", "--grid", tmp_path / "none" / "x.png").err
+    assert (dljobs("predict", 1).code, dljobs("predict", 1, tmp_path / "none.png").code) == (2, 102)
+
+
+def test_predict_without_torch(dljobs, trained, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert "pip install 'dljobs[worker]'" in dljobs("predict", 1, "0.5").err
