@@ -39,7 +39,7 @@ TYPES = {
 # at their beginning.
 ORDER_KEY = ".order"
 MAX_HEADER_BYTES = 100_000_000  # what the safetensors library allows
-BLOCK_BYTES = 4 * 1024 * 1024
+BLOCK = 1024 * 1024  # numbers that are in memory at once
 
 
 class Source(Protocol):
@@ -126,9 +126,10 @@ class TensorFile:
         return _to_array(info, self._source.read(info.start, info.stop)).reshape(info.shape)
 
     def blocks(self, info: TensorInfo) -> Iterator[NDArray[Any]]:
-        """The tensor's numbers in flat arrays of bounded size, so that none has to fit into memory."""
-        for start in range(info.start, info.stop, BLOCK_BYTES):
-            yield _to_array(info, self._source.read(start, min(start + BLOCK_BYTES, info.stop)))
+        """The tensor's numbers in flat arrays of `BLOCK` numbers (the last is shorter): it need not fit into memory."""
+        block_bytes = BLOCK * (TYPES[info.type][2] if info.type in TYPES else 1)
+        for start in range(info.start, info.stop, block_bytes):
+            yield _to_array(info, self._source.read(start, min(start + block_bytes, info.stop)))
 
 
 def _info(name: str, entry: dict[str, Any], data_start: int, size: int) -> TensorInfo:

@@ -91,6 +91,18 @@ class World:
             points = [Point(step, step // 10, split, name, value, 0.0) for step, value in values.items()]
             metrics.add_points(connection, key.run_id, points)
 
+    def trained_job(self, state_dict: dict[str, Any], **request: Any) -> int:
+        """A job that has ended with these tensors as its weights."""
+        from dljobs.workers.weights import copy_to_host, write_state_dict
+
+        job_id = self.job(**request)
+        key = self.start()
+        path = Path(self.settings.home) / "weights"
+        write_state_dict(*copy_to_host(state_dict), path)
+        self.store(key, 1, path.read_bytes(), accuracy=0.5)
+        self.succeed(key, accuracy=0.5, per_class={"0": 1.0}, best={"epoch": 1})
+        return job_id
+
     def store(self, key: RunKey, epoch: int, content: bytes = b"weights", **metrics_of: float) -> int:
         """Store a state_dict of the run."""
         path = Path(self.settings.home) / "upload"

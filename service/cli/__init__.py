@@ -43,6 +43,7 @@ COMMANDS = {
         "inspect": Entry("inspect:inspect", "Show the tensors in the weights of a job."),
         "eval": Entry("evaluate:evaluate", "Load the weights of a job and measure them."),
         "predict": Entry("predict:predict", "Say what the weights of a job make of an input."),
+        "compare": Entry("compare:compare", "Tell two jobs apart: specs, metrics, weights."),
         "export": Entry("export:export", "Write the weights of a job to a file."),
         "plot": Entry("plot:plot", "Draw the loss and accuracy of jobs."),
         "models": Entry("models:models", "List the models that can be trained."),

@@ -12,7 +12,7 @@ from dljobs.service.settings import Settings
 
 from .opening import database_of, resolve_ids
 from .options import checkpoint_option, job_argument, json_option
-from .output import print_fields, print_json, print_lines, say, show_number
+from .output import print_fields, print_json, print_lines, say, show_number, show_shape
 from .table import Column, output_width, print_table
 from .tree import Branch, grow
 
@@ -66,7 +66,7 @@ def inspect(
         found, array = inspect_one(database, job_id, checkpoint, name)
     if output is not None:
         save_array(array, output)
-        say(f"wrote {output}: {name}, {_shape(found['tensors'][0]['shape'])} {array.dtype}")
+        say(f"wrote {output}: {name}, {show_shape(found['tensors'][0]['shape'])} {array.dtype}")
     if as_json:
         print_json("inspection", {**found, "values": None if output else array.tolist()})
     elif output is None:
@@ -101,7 +101,7 @@ def _row(name: str, tensor: Json) -> list[str]:
         return [name, f"= {tensor['alias_of']}", *[""] * 8]
     numbers = [show_number(tensor[key]) for key in ("mean", "std", "min", "max")]
     shares = [_share(tensor[key]) for key in ("zero_share", "nan_share")]
-    return [name, _shape(tensor["shape"]), tensor["dtype"], f"{tensor['count']:,}", *numbers, *shares]
+    return [name, show_shape(tensor["shape"]), tensor["dtype"], f"{tensor['count']:,}", *numbers, *shares]
 
 
 def _print_one(tensor: Json, array: NDArray[Any]) -> None:
@@ -111,7 +111,7 @@ def _print_one(tensor: Json, array: NDArray[Any]) -> None:
     print_fields(
         {
             "name": tensor["name"] + same,
-            "shape": _shape(tensor["shape"]),
+            "shape": show_shape(tensor["shape"]),
             "type": tensor["dtype"],
             "count": f"{tensor['count']:,}",
             "mean": show_number(tensor["mean"]),
@@ -124,10 +124,6 @@ def _print_one(tensor: Json, array: NDArray[Any]) -> None:
     is_ordinary = bool(array.size) and float(np.nanmax(np.abs(array.astype(float)), initial=0)) > 1e-2
     style: Json = {"threshold": 1000, "precision": 4, "suppress_small": is_ordinary}
     print_lines(["", np.array2string(array, max_line_width=output_width(), **style)])
-
-
-def _shape(sizes: list[int]) -> str:
-    return f"({','.join(map(str, sizes))})"
 
 
 def _share(share: float) -> str:

@@ -61,6 +61,11 @@ def show_number(value: Any) -> str:
     return f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
+def show_shape(sizes: Sequence[int]) -> str:
+    """The shape of a tensor: `(6,1,5,5)`, `()` of a single number."""
+    return f"({','.join(map(str, sizes))})"
+
+
 def show_bytes(size: int) -> str:
     """A size in binary units."""
     value = float(size)

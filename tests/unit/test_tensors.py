@@ -59,7 +59,7 @@ def test_scalars_and_empty_tensors(tmp_path: Path) -> None:
 
 
 def test_blocks_are_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors_module, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(tensors_module, "BLOCK", 16)
     tensor = torch.arange(100.0)
     file = written(tmp_path / "long", {"x": tensor})
     blocks = list(file.blocks(file.find("x")))

@@ -39,6 +39,7 @@ READING = {
     "inspect": [],  # test_inspect.py has true weights
     "eval": ["eval 1 --queue"],  # tests/e2e evaluates here
     "predict": [],  # test_results.py has a child that answers
+    "compare": ["compare 2 3"],
     "export": ["export 1 -o out"],
     "plot": ["plot 1"],
     "models": ["models", "models lenet", "models digits"],

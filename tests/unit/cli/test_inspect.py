@@ -9,22 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dljobs.workers.weights import copy_to_host, write_state_dict
 from tests.service_world import World
 
 
-def store(world: World, tmp_path: Path, state_dict: dict[str, Tensor], epoch: int = 1) -> None:
-    """A job with these weights."""
-    world.worker()
-    world.job()
-    key = world.start()
-    write_state_dict(*copy_to_host(state_dict), tmp_path / "weights")
-    world.store(key, epoch, (tmp_path / "weights").read_bytes(), accuracy=0.5)
-    world.succeed(key)
-
-
 @pytest.fixture
-def nested(world: World, tmp_path: Path) -> dict[str, Tensor]:
+def nested(world: World) -> dict[str, Tensor]:
     torch.manual_seed(0)
     shared = torch.ones(2, 3)
     state_dict = {
@@ -36,7 +25,8 @@ def nested(world: World, tmp_path: Path) -> dict[str, Tensor]:
         "2.weight": shared,
         "steps": torch.tensor(12),
     }
-    store(world, tmp_path, state_dict)
+    world.worker()
+    world.trained_job(state_dict)
     return state_dict
 
 
@@ -90,8 +80,9 @@ def test_one_tensor(dljobs, nested, tmp_path: Path):
     assert np.array_equal(saved, nested["0.block 1.0.weight"].float().numpy())
 
 
-def test_a_long_tensor_is_shortened(dljobs, world, tmp_path):
-    store(world, tmp_path, {"w": torch.arange(5000.0).reshape(50, 100)})
+def test_a_long_tensor_is_shortened(dljobs, world):
+    world.worker()
+    world.trained_job({"w": torch.arange(5000.0).reshape(50, 100)})
     done = dljobs("inspect", "@", "w")
     assert "..." in done.out
     assert len(done.lines) < 20
