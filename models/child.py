@@ -23,6 +23,7 @@ from .catalog import resolve
 # Each is a function from the request to the answer. They are named, because they import torch.
 TASKS = {
     "evaluate": "dljobs.models.evaluate:evaluate",
+    "fit": "dljobs.models.fit:fit",
     "predict": "dljobs.models.predict:predict",
 }
 

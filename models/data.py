@@ -73,7 +73,10 @@ class ItemSplit:
 
 @dataclass(frozen=True)
 class Data:
-    """A loaded dataset. `sample_shape` is without the batch; regression has neither `num_classes` nor `class_names`."""
+    """A loaded dataset. `sample_shape` is without the batch; regression has neither `num_classes` nor `class_names`.
+
+    `truth`, where it is known: the function that the data come from, from x[n, …] to y[n, …] without noise.
+    """
 
     train: Split
     test: Split
@@ -81,6 +84,7 @@ class Data:
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     task: Task = "classification"
+    truth: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if (self.task == "classification") != (self.num_classes is not None):

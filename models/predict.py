@@ -35,9 +35,9 @@ def predict(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run the samples through the model.
 
     Args:
-        request: as `load_trained` takes it, with one of `test` (indices of test samples, or null for all), `images`
-            (paths) and `rows` (lists of numbers, with their `names`); `top`: how many classes to name; `pixels`: where
-            to put the samples as uint8 [n, h, w, c] under that name in a safetensors file, or null.
+        request: as `load_trained` takes it, with one of `images` (paths), `rows` (lists of numbers, with their `names`)
+            and `test` (indices of test samples, null for all; `limit`: only the first ones); `top`: how many classes to
+            name; `pixels`: where to put the samples as uint8 [n, h, w, c] under that name in a safetensors file.
 
     Returns:
         `predictions`, one for each sample: {input, true, class, probability, top: [{class, probability}, …]} for
@@ -64,7 +64,7 @@ def _samples(request: Mapping[str, Any], data: Data) -> Samples:
         return Samples(read_images(paths, data.sample_shape), request["images"], truths)
     if "rows" in request:
         return Samples(_from_rows(request["rows"], data.sample_shape), request["names"], [None] * len(request["rows"]))
-    return _test_samples(request.get("test"), data)
+    return _test_samples(request.get("test"), request.get("limit"), data)
 
 
 def _from_rows(rows: Sequence[Sequence[float]], shape: tuple[int, ...]) -> Tensor:
@@ -78,9 +78,9 @@ def _from_rows(rows: Sequence[Sequence[float]], shape: tuple[int, ...]) -> Tenso
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, *shape)
 
 
-def _test_samples(indices: Sequence[int] | None, data: Data) -> Samples:
+def _test_samples(indices: Sequence[int] | None, limit: int | None, data: Data) -> Samples:
     size = len(data.test)
-    chosen = list(range(size)) if indices is None else list(indices)
+    chosen = list(range(size) if indices is None else indices)[:limit]
     beyond = [index for index in chosen if index >= size]
     if beyond:
         raise UsageError(f"there is no test sample {beyond[0]}: they go from 0 to {size - 1}")

@@ -12,7 +12,10 @@ from .views import Json
 
 
 def load_curves(database: Database, job_ids: Sequence[int]) -> list[Json]:
-    """Every Curve of these jobs: {job_id, job_name, split, name, points: [[step, epoch, value or null], …]}."""
+    """Every Curve of these jobs: {job_id, job_name, split, name, points, times}.
+
+    A point is [step, epoch, value or null]; `times` are the moments of the points by the clock of rank 0.
+    """
     curves: list[Json] = []
     with database.read() as connection:
         for job_id in job_ids:
@@ -21,7 +24,9 @@ def load_curves(database: Database, job_ids: Sequence[int]) -> list[Json]:
             points = metrics.list_points(connection, list(numbers)) if numbers else []
             for (split, name), lines in _by_curve(points, numbers).items():
                 about = {"job_id": job_id, "job_name": job["name"], "split": split, "name": name}
-                curves.append({**about, "points": join_runs(lines)})
+                joined = join_runs(lines)
+                points_only, times = [point[:3] for point in joined], [point[3] for point in joined]
+                curves.append({**about, "points": points_only, "times": times})
     return curves
 
 
@@ -46,5 +51,6 @@ def _by_curve(
     found: dict[tuple[str, str], dict[int, list[list[Any]]]] = {}
     for point in points:
         lines = found.setdefault((point["split"], point["name"]), {})
-        lines.setdefault(numbers[point["run_id"]], []).append([point["step"], point["epoch"], point["value"]])
+        line = [point["step"], point["epoch"], point["value"], point["at"]]
+        lines.setdefault(numbers[point["run_id"]], []).append(line)
     return dict(sorted(found.items()))

@@ -1,50 +1,78 @@
-"""Plots: curves as a picture, drawn without a display. It knows curves (`curves.py`), no rows."""
+"""Plots: panels (`panels.py`) as a picture, drawn without a display. It knows neither jobs nor rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from dljobs.errors import NotFound
+from typing import TYPE_CHECKING, Any
 
 from .figures import check_target, new_figure, save_figure
+from .panels import Axis, Panel, Series, Style, panels_of
 from .views import Json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+WIDTH, HEIGHT = 5.8, 4.0  # of a panel, in inches
+MAX_COLUMNS = 3
+COUNTED = ("step", "epoch")  # there is no half of one to put a number at
+STYLES: dict[Style, dict[str, Any]] = {
+    "line": {"linewidth": 1.8},
+    "thin": {"linewidth": 0.8, "alpha": 0.4},
+    "dashed": {"linewidth": 1.3, "linestyle": "--"},
+    "marked": {"linewidth": 1.6, "marker": "o", "markersize": 3.5},
+    "points": {"linestyle": "", "marker": ".", "markersize": 5, "alpha": 0.6},
+}
 
-def draw(curves: Sequence[Json], target: Path) -> None:
-    """Draw the loss (train thin, test thick) and beside it every other metric, one colour a job.
+
+def draw(curves: Sequence[Json], target: Path, axis: Axis = "step") -> None:
+    """Draw the loss (train thin, its mean of each epoch dashed, test thick) and beside it every other metric.
 
     Raises:
         NotFound: no curve has a point yet.
         DljobsError: matplotlib is not installed, or the file cannot be written.
     """
     check_target(target)
-    drawn = [curve for curve in curves if any(value is not None for _step, _epoch, value in curve["points"])]
-    if not drawn:
-        raise NotFound("there are no metrics to draw yet", "they appear while a job runs: `dljobs status`")
-    names = sorted({curve["name"] for curve in drawn}, key=lambda name: (name != "loss", name))
-    figure = new_figure(6.4 * len(names), 4.4)
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        _draw_metric(axes, name, [curve for curve in drawn if curve["name"] == name])
+    draw_panels(panels_of(curves, axis), target)
+
+
+def draw_panels(panels: Sequence[Panel], target: Path) -> None:
+    """Draw panels side by side, in rows of three.
+
+    Raises:
+        DljobsError: matplotlib is not installed, or the file cannot be written.
+    """
+    num_columns = min(len(panels), MAX_COLUMNS)
+    num_rows = math.ceil(len(panels) / num_columns)
+    figure = new_figure(WIDTH * num_columns, HEIGHT * num_rows)
+    is_shared = len({panel.x_label for panel in panels}) == 1
+    cells = figure.subplots(num_rows, num_columns, squeeze=False, sharex=is_shared).flatten()
+    for axes, panel in zip(cells, panels, strict=False):
+        _draw_panel(axes, panel)
+    for axes in cells[len(panels) :]:
+        axes.set_axis_off()
     save_figure(figure, target)
 
 
-def _draw_metric(axes: Axes, name: str, curves: Sequence[Json]) -> None:
-    colours = {job_id: f"C{index}" for index, job_id in enumerate(sorted({curve["job_id"] for curve in curves}))}
-    for curve in curves:
-        steps = [step for step, _epoch, _value in curve["points"]]
-        values = [math.nan if value is None else value for _step, _epoch, value in curve["points"]]
-        is_train = curve["split"] == "train"
-        label = f"job {curve['job_id']} {curve['job_name']}, {curve['split']}"
-        style = {"linewidth": 0.8, "alpha": 0.6} if is_train else {"linewidth": 1.6, "marker": "o", "markersize": 3}
-        axes.plot(steps, values, color=colours[curve["job_id"]], label=label, **style)
-    axes.set_xlabel("step")
-    axes.set_ylabel(name)
-    axes.set_title(name)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    for series in panel.series:
+        axes.plot(series.x, series.y, label=series.label, color=f"C{series.colour % 10}", **_style(series))
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.set_title(panel.title, fontsize=11)
+    if panel.is_log:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.25, which="major")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.02)
+    axes.tick_params(labelbottom=True)
+    if panel.x_label in COUNTED:
+        axes.locator_params(axis="x", integer=True)
+    axes.legend(fontsize=8, framealpha=0.8)
+
+
+def _style(series: Series) -> dict[str, Any]:
+    style = STYLES[series.style]
+    # A single value has no line to be seen.
+    return {**style, "marker": "o", "markersize": 4} if len(series.y) == 1 else style

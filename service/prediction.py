@@ -28,6 +28,7 @@ class Question:
     inputs: Sequence[str] = ()  # as `inputs.read_inputs` takes them, or
     test: str | None = None  # samples of the job's test data
     top: int = 1  # how many of the likeliest classes to name
+    limit: int | None = None  # of the test samples only so many
     checkpoint: str = "best"  # best, last or an epoch
     device: str = "cpu"
     with_pixels: bool = False  # give the samples as images too
@@ -53,7 +54,12 @@ def predict(
         folder = Path(place)
         pixels = folder / "pixels.safetensors"
         request = trained_request(database, settings, spec, artifact["id"], folder, question.device)
-        request |= {**wanted, "top": question.top, "pixels": str(pixels) if question.with_pixels else None}
+        request |= {
+            **wanted,
+            "top": question.top,
+            "limit": question.limit,
+            "pixels": str(pixels) if question.with_pixels else None,
+        }
         answer = ask("predict", request, folder, what="the prediction")
         images = None
         if question.with_pixels:

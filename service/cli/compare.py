@@ -70,9 +70,8 @@ def _print_weights(found: Json) -> None:
     print_lines(["", "weights", "-------"])
     if found["weights"] is None:
         without = [f"job {found[side]['job_id']}" for side in "ab" if found[side]["artifact"] is None]
-        print_lines(
-            [f"nothing to compare: {' and '.join(without)} has no weights" if without else "nothing to compare"]
-        )
+        verb = "has" if len(without) == 1 else "have"
+        print_lines([f"nothing to compare: {' and '.join(without)} {verb} no weights"])
         return
     tensors = found["weights"]["tensors"]
     if found["weights"]["equal"]:

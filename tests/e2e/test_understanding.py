@@ -110,3 +110,30 @@ def test_predict_on_test_samples_and_on_images(dljobs: CommandLine, lenet: int, 
         assert refused.returncode in (1, 2, 102)
         assert words in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_compare_tells_what_was_changed_and_what_came_of_it(dljobs: CommandLine, lenet: int) -> None:
+    same = dljobs.submit("lenet", "--epochs", 4, "--wait")
+    other = dljobs.submit("lenet", "--epochs", 1, "--seed", 5, "--wait")
+    assert "all 10 tensors are equal" in dljobs.ok("compare", lenet, same)
+    found = dljobs.json("compare", lenet, other)["comparison"]
+    assert {each["name"] for each in found["spec"]} == {"training.epochs", "training.seed"}
+    assert {each["verdict"] for each in found["weights"]["tensors"]} == {"differs"}
+    accuracy = next(each for each in found["metrics"] if each["name"] == "accuracy")
+    assert accuracy["a"] > accuracy["b"]
+
+
+def test_plot_over_everything_and_in_the_terminal(dljobs: CommandLine, lenet: int, tmp_path: Path) -> None:
+    for axis in ("step", "epoch", "time"):
+        dljobs.ok("plot", lenet, "-o", tmp_path / f"{axis}.png", "--x", axis)
+        check_picture(tmp_path / f"{axis}.png")
+    text = dljobs.ok("plot", lenet, "--term", "--x", "time")
+    assert "seconds since the first step" in text
+    assert "epoch_loss" not in text
+    dljobs.ok("plot", lenet, "--grid", "-o", tmp_path / "grid.svg")
+    check_picture(tmp_path / "grid.svg")
+    refused = dljobs("plot", lenet, "--fit", "-o", tmp_path / "fit.png")
+    assert refused.returncode == 1
+    assert "the data are classes" in refused.stderr
+    curves = dljobs.json("plot", lenet)["curves"]
+    assert all(len(curve["times"]) == len(curve["points"]) for curve in curves)

@@ -102,6 +102,36 @@ def test_plot_says_what_is_wrong(dljobs, trained, tmp_path, monkeypatch):
     assert "pip install 'dljobs[plot]'" in dljobs("plot", 1, "-o", tmp_path / "x.png").err
 
 
+def test_plot_in_the_terminal(dljobs, trained):
+    done = dljobs("plot", 1, "--term", "--x", "epoch")
+    assert done.code == 0
+    assert [line for line in done.lines if line in ("loss", "accuracy")] == ["loss", "accuracy"]
+    assert max(map(len, done.lines)) <= 100
+    assert "\x1b" not in done.out
+
+
+def test_a_fit_and_a_grid_are_of_one_job(dljobs, trained, monkeypatch, tmp_path):
+    line = {"x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, None]}
+    child = child_that_says(monkeypatch, {"points": line, "fit": line, "truth": line})
+    done = dljobs("plot", 1, "--fit", "--term", "-o", tmp_path / "fit.png")
+    assert (done.code, child.request["task"], child.weights) == (0, "fit", b"weights 2")
+    assert "job 1, epoch-2, on digits" in done.lines
+    assert any("learned" in line for line in done.lines)
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+    assert dljobs("plot", 1, "--fit", "--checkpoint", "last", "--json").json["fit"] == line
+    child_that_says(monkeypatch, {"parity": {"true": [1.0, 2.0], "predicted": [1.5, None]}})
+    assert dljobs("plot", 1, "--fit", "--json").json["points"] is None
+    assert any("as it should be" in line for line in dljobs("plot", 1, "--fit", "--term").lines)
+    for arguments, words in (
+        ((1, 1, "--fit", "--term"), "draw one job, not 2"),
+        ((1, "--fit", "--grid", "--term"), "are two pictures"),
+        ((1, "--grid", "--term"), "give a file: -o grid.png"),
+        ((1, "--term", "--json"), "both write to stdout"),
+    ):
+        refused = dljobs("plot", *arguments)
+        assert (refused.code, words in refused.err) == (2, True)
+
+
 class Child:
     """Stands in for the process that loads torch: notes the request, gives a prepared answer."""
 
