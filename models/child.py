@@ -24,6 +24,7 @@ from .catalog import resolve
 TASKS = {
     "evaluate": "dljobs.models.evaluate:evaluate",
     "fit": "dljobs.models.fit:fit",
+    "layers": "dljobs.models.layers:layers",
     "predict": "dljobs.models.predict:predict",
 }
 

@@ -16,6 +16,8 @@ from .settings import Settings
 from .views import Json
 from .weights import find_state_dict
 
+FEW_POINTS = 60
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -45,10 +47,12 @@ def load_fit(database: Database, settings: Settings, job_id: int, which: str) ->
 
 
 def _curve_panel(view: Json, title: str) -> Panel:
-    series = [Series("data", view["points"]["x"], _numbers(view["points"]["y"]), "points", 0)]
+    data = Series("data", view["points"]["x"], _numbers(view["points"]["y"]), "points", 0)
+    series = [Series("learned", view["fit"]["x"], _numbers(view["fit"]["y"]), "line", 1)]
     if view["truth"]:
-        series.append(Series("truth", view["truth"]["x"], _numbers(view["truth"]["y"]), "dashed", 2))
-    series.append(Series("learned", view["fit"]["x"], _numbers(view["fit"]["y"]), "line", 1))
+        series.append(Series("truth", view["truth"]["x"], _numbers(view["truth"]["y"]), "dashed", 7))
+    # Few points lie on the curve, many would cover it.
+    series.insert(len(series) if len(data.x) <= FEW_POINTS else 0, data)
     return Panel(title, "x", "y", series)
 
 

@@ -21,6 +21,7 @@ MEAN_OF_EPOCH = "epoch_loss"
 # Whatever falls towards zero: a log scale shows how, once it spans two decades.
 FALLING = ("loss", "mse", "mae")
 DECADES = 2.0
+LEAST_MEANS = 3
 STYLES: dict[str, Style] = {"train": "thin", "test": "marked"}
 # From how many seconds on which unit is used: (at least, its seconds, its name).
 TIME_UNITS = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
@@ -57,7 +58,11 @@ def panels_of(curves: Sequence[Json], axis: Axis = "step") -> list[Panel]:
     Raises:
         NotFound: no curve has a point yet.
     """
-    drawn = [curve for curve in curves if any(value is not None for _step, _epoch, value in curve["points"])]
+    drawn = [
+        curve
+        for curve in curves
+        if any(value is not None for _step, _epoch, value in curve["points"]) and _is_telling(curve)
+    ]
     if not drawn:
         raise NotFound("there are no metrics to draw yet", "they appear while a job runs: `dljobs status`")
     names = sorted({_panel_name(curve) for curve in drawn}, key=lambda name: (name != "loss", name))
@@ -79,6 +84,11 @@ def spans_decades(series: Sequence[Series]) -> bool:
     """Whether all values are above zero and so far apart that a linear scale would show only the largest."""
     values = [value for each in series for value in each.y if math.isfinite(value)]
     return bool(values) and min(values) > 0 and math.log10(max(values) / min(values)) >= DECADES
+
+
+def _is_telling(curve: Json) -> bool:
+    """A line through two means would only hide the losses that they are of."""
+    return curve["name"] != MEAN_OF_EPOCH or len(curve["points"]) >= LEAST_MEANS
 
 
 def _panel_name(curve: Json) -> str:

@@ -18,11 +18,11 @@ WIDTH, HEIGHT = 5.8, 4.0  # of a panel, in inches
 MAX_COLUMNS = 3
 COUNTED = ("step", "epoch")  # there is no half of one to put a number at
 STYLES: dict[Style, dict[str, Any]] = {
-    "line": {"linewidth": 1.8},
+    "line": {"linewidth": 2.6, "alpha": 0.8},
     "thin": {"linewidth": 0.8, "alpha": 0.4},
     "dashed": {"linewidth": 1.3, "linestyle": "--"},
     "marked": {"linewidth": 1.6, "marker": "o", "markersize": 3.5},
-    "points": {"linestyle": "", "marker": ".", "markersize": 5, "alpha": 0.6},
+    "points": {"linestyle": "", "marker": "o", "markersize": 4.5, "alpha": 0.7},
 }
 
 
@@ -63,6 +63,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=11)
     if panel.is_log:
         axes.set_yscale("log")
+    else:
+        axes.ticklabel_format(useOffset=False)
     axes.grid(alpha=0.25, which="major")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.02)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
 
-from dljobs.errors import UnknownName
+from dljobs.errors import DljobsError, UnknownName
 from dljobs.service.settings import Settings
 
 from .options import json_option
-from .output import print_fields, print_json, print_lines
+from .output import print_fields, print_json, print_lines, say
 from .submit import complete_model
 from .table import Column, print_table
 
@@ -21,8 +22,10 @@ Json = dict[str, Any]
 @click.argument("name", required=False, shell_complete=complete_model)
 @json_option
 @click.pass_obj
-def models(_settings: Settings, /, *, name: str | None, as_json: bool) -> None:
-    """List the models that can be trained and the data there is; of one of them, every option it has.
+def models(settings: Settings, /, *, name: str | None, as_json: bool) -> None:
+    """List the models that can be trained and the data there is; of one of them, all there is to know.
+
+    A model's layers, with the shapes they give, are listed where torch is installed.
 
     \b
     Examples:
@@ -42,13 +45,49 @@ def models(_settings: Settings, /, *, name: str | None, as_json: bool) -> None:
         else:
             _print_all(found)
     elif name in catalog.models():
-        view = model_view(catalog.models()[name])
-        print_json("model", view) if as_json else _print_model(view)
+        _show_model(settings, model_view(catalog.models()[name]), as_json=as_json)
     elif name in catalog.datasets():
         view = dataset_view(catalog.datasets()[name])
         print_json("dataset", view) if as_json else _print_dataset(view)
     else:
         raise UnknownName("model", name, [*catalog.models(), *catalog.datasets()], hint="`dljobs models` lists them")
+
+
+def _show_model(settings: Settings, model: Json, *, as_json: bool) -> None:
+    from dljobs.service.layers import load_layers
+    from dljobs.service.submission import Request, prepare
+
+    spec = prepare(Request(model["name"]), settings.user).spec
+    if not as_json:
+        _print_model(model)  # at once: torch takes its time
+    layers, why_not = None, ""
+    try:
+        layers = load_layers(spec)
+    except DljobsError as error:
+        why_not = error.message
+    if as_json:
+        print_json("model", {**model, "spec": json.loads(spec.to_json()), "layers": layers})
+    elif layers is None:
+        say(f"its layers cannot be listed: {why_not}")
+    else:
+        _print_layers(layers)
+
+
+def _print_layers(layers: Json) -> None:
+    shapes = [_shape(layers[side]) or "a number" for side in ("input_shape", "output_shape")]
+    print_lines(["", f"layers, from {shapes[0]} to {shapes[1]}:"])
+    columns = (Column("name"), Column("type"), Column("output"), Column("parameters", right=True))
+    rows = [
+        [
+            each["name"] or "(itself)",
+            each["type"],
+            "" if each["output_shape"] is None else _shape(each["output_shape"]) or "a number",
+            "again" if each["is_reused"] else _count(each["num_parameters"]),
+        ]
+        for each in layers["layers"]
+    ]
+    rows.append(["in all", "", "", _count(layers["num_parameters"])])
+    print_table(columns, rows)
 
 
 def _print_all(found: dict[str, list[Json]]) -> None:

@@ -22,7 +22,7 @@ def curve(split: str, name: str, values: dict[int, float | None], *, job_id: int
 
 
 TRAIN = curve("train", "loss", {5: 4.0, 10: 2.0, 15: None, 20: 1.0})
-MEANS = curve("train", "epoch_loss", {10: 3.0, 20: 1.5})
+MEANS = curve("train", "epoch_loss", {10: 3.0, 20: 1.5, 30: 1.0})
 TESTS = curve("test", "loss", {10: 2.5, 20: 1.25})
 ACCURACY = curve("test", "accuracy", {10: 0.5, 20: 0.75})
 
@@ -50,9 +50,9 @@ def test_each_job_has_a_colour() -> None:
 @pytest.mark.parametrize(
     ("axis", "label", "train", "means"),
     [
-        ("step", "step", [5, 10, 15, 20], [5, 15]),
-        ("epoch", "epoch", [0.5, 1, 1.5, 2], [0.5, 1.5]),
-        ("time", "seconds since the first step", [0, 15, 30, 45], [7.5, 30]),
+        ("step", "step", [5, 10, 15, 20], [5, 15, 25]),
+        ("epoch", "epoch", [0.5, 1, 1.5, 2], [0.5, 1.5, 2.5]),
+        ("time", "seconds since the first step", [0, 15, 30, 45], [7.5, 30, 60]),
     ],
 )
 def test_over_what(axis: Axis, label: str, train: list[float], means: list[float]) -> None:
@@ -94,7 +94,7 @@ def test_what_repeats_the_loss_has_no_panel() -> None:
 
 
 def test_nothing_to_draw() -> None:
-    for curves in ([], [curve("train", "loss", {1: None})]):
+    for curves in ([], [curve("train", "loss", {1: None})], [curve("train", "epoch_loss", {1: 1.0})]):
         with pytest.raises(NotFound, match="no metrics to draw"):
             panels_of(curves)
 

@@ -232,6 +232,21 @@ def test_models_and_one_of_them(dljobs):
     assert (unknown.code, "did you mean 'lenet'" in unknown.err) == (2, True)
 
 
+def test_the_layers_of_a_model(dljobs, monkeypatch):
+    done = dljobs("models", "lenet")
+    assert "layers, from 1×32×32 to 10:" in done.lines
+    rows = [cells(line) for line in done.lines[done.lines.index("layers, from 1×32×32 to 10:") + 1 :]]
+    assert ["conv2", "Conv2d", "16×10×10", "2,416"] in rows
+    assert rows[-1] == ["in all", "61,706"]
+    found = dljobs("models", "lenet", "--json").json
+    assert (found["layers"]["num_parameters"], found["spec"]["training"]["epochs"]) == (61_706, 15)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    without = dljobs("models", "lenet")
+    assert (without.code, without.lines[-1]) == (0, "dljobs submit lenet")
+    assert "its layers cannot be listed: torch is not installed here" in without.err
+    assert dljobs("models", "lenet", "--json").json["layers"] is None
+
+
 def test_config_says_where_each_value_came_from_and_masks_secrets(dljobs, settings, monkeypatch):
     settings.config.write_text("grace_s = 12\n")
     monkeypatch.delenv("DLJOBS_GRACE_S")
