@@ -1,4 +1,4 @@
-"""The task "layers" of a client's child process: what a model of the zoo is made of, by one sample that runs through."""
+"""The task "layers" of a client's child process: what a model of the zoo is made of, by one sample run through it."""
 
 from __future__ import annotations
 
