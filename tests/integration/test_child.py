@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dljobs.errors import CorruptArtifact, DljobsError, NotFound
 from dljobs.models.build import build_model
-from dljobs.models.child import main
+from dljobs.models.catalog import resolve
+from dljobs.models.child import TASKS, main
 from dljobs.models.data import load_data
 from dljobs.models.evaluation import shard_indices, tally
 from dljobs.models.losses import find_loss
@@ -124,6 +125,13 @@ def test_errors_have_type_and_message(
     assert main([str(write_request(folder, **changes))]) == 1
     error = json.loads(capsys.readouterr().out)["error"]
     assert (error["type"], error["message"]) == (error_type, message)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_a_function_that_says_what_it_does(task: str) -> None:
+    function = resolve(TASKS[task])
+    assert function.__name__ == task
+    assert "Returns:" in function.__doc__
 
 
 def test_requests_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
