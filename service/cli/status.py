@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import click
@@ -53,7 +54,8 @@ def status(settings: Settings, *, show_all: bool, limit: int, watch: bool, as_js
     """
     from dljobs.service.reports import status as load_status
 
-    with database_of(settings) as database:
+    # Ctrl-C is how a watch ends, wherever it comes.
+    with database_of(settings) as database, suppress(KeyboardInterrupt) if watch else nullcontext():
         while True:
             most = None if show_all else limit
             found = load_status(database, lease_s=settings.lease_s, limit=most)
@@ -63,10 +65,7 @@ def status(settings: Settings, *, show_all: bool, limit: int, watch: bool, as_js
                 _print(_lines(found), clear=watch)
             if not watch:
                 return
-            try:
-                time.sleep(WATCH_EVERY_S)
-            except KeyboardInterrupt:
-                return
+            time.sleep(WATCH_EVERY_S)
 
 
 def _print(lines: Sequence[str], *, clear: bool) -> None:
