@@ -17,6 +17,8 @@ from dljobs.errors import UsageError
 from .catalog import ModelEntry, check_options, find_dataset, find_model, resolve
 from .data import Data
 from .evaluation import evaluating
+from .init_rule import DEFAULT, parse_init
+from .initialization import initialize
 
 # Options that follow from the data unless the user sets them; a model takes part by having a parameter of that name.
 FITTED: dict[str, Callable[[Data], int | None]] = {
@@ -25,12 +27,15 @@ FITTED: dict[str, Callable[[Data], int | None]] = {
 }
 
 
-def build_model(name: str, options: Mapping[str, object], data: Data) -> nn.Module:
+def build_model(name: str, options: Mapping[str, object], data: Data, init: str = DEFAULT) -> nn.Module:
     """A new model of the zoo on the CPU, its weights drawn from torch's global RNG, its outputs checked on one sample.
+
+    Args:
+        init: initial weights other than the model's own, as `init_rule.py` reads them.
 
     Raises:
         UnknownName, UsageError: no such model or option; a value that the model refuses; a model that cannot take the
-            data's samples or has too few outputs for its classes.
+            data's samples or has too few outputs for its classes, or that has not the layers that `init` names.
     """
     entry = find_model(name)
     settings = check_options(name, entry.options, options)
@@ -41,6 +46,7 @@ def build_model(name: str, options: Mapping[str, object], data: Data) -> nn.Modu
     model = _construct(entry, settings)
     x, y = data.train.batch(torch.tensor([0]))
     _check_output(entry, _try_forward(entry, model, x), y, data)
+    initialize(model, parse_init(init))  # after the forward: before it a lazy layer has no weights to fill
     return model
 
 

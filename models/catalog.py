@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
-from dljobs.errors import UnknownName
+from dljobs.errors import UnknownName, UsageError
 
 from .declarations import Declaration, read_declarations
 from .options import Option, check_options, coerce
+from .threshold import parse_threshold
 
 __all__ = [
     "LOSS_NAMES",
     "LOSS_TASKS",
+    "TASK_METRICS",
     "Catalog",
     "DatasetEntry",
     "ModelEntry",
@@ -52,6 +55,8 @@ LOSS_TASKS: dict[str, Task] = {
     "sse": "regression",
 }
 LOSS_NAMES = tuple(LOSS_TASKS)
+# What an evaluation measures, beside evaluation.py for the same reason.
+TASK_METRICS: dict[Task, tuple[str, ...]] = {"classification": ("accuracy", "loss"), "regression": ("loss",)}
 
 MODEL_TEXTS = ("summary", "source", "data", "loss", "metric", "goal", "expected")
 DATASET_TEXTS = ("summary", "source", "task")
@@ -68,6 +73,9 @@ def model(  # noqa: PLR0913 (it is a form to fill in, and mypy checks each decla
     metric: str,
     goal: Goal,
     expected: str,
+    reaches: str = "",
+    truth: Mapping[str, Any] = MappingProxyType({}),
+    variants: Mapping[str, Mapping[str, int | float | str]] = MappingProxyType({}),
     **training: int | float | str,
 ) -> Callable[[Declared], Declared]:
     """Declare the class or function below as a model of the zoo. Only its text counts: at run time it does nothing.
@@ -82,6 +90,9 @@ def model(  # noqa: PLR0913 (it is a form to fill in, and mypy checks each decla
         metric: what "best" is judged by, e.g. "accuracy" or "loss"; higher is better if goal is "max".
         goal: "max" or "min".
         expected: the result that a run with all defaults reaches, in words.
+        reaches: the same as a threshold on a test metric (`test.accuracy>=0.97`), which `make zoo` holds it to.
+        truth: where the data have one, the parameters that are learned, within 0.1: {"weight": [[0.5, 3.0]]}.
+        variants: defaults that depend on an option of the model: {"implementation=optim": {"optimizer": "adam"}}.
         training: defaults of any field of `Training` (epochs, batch_size, lr, …).
     """
     return lambda declared: declared
@@ -122,6 +133,19 @@ class ModelEntry:
     target: str  # "dljobs.models.lenet:LeNet"
     options: dict[str, Option]
     doc: str
+    reaches: str = ""
+    truth: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # "option=value" to fields of Training
+
+    def defaults_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of Training that this entry sets where these options of the model are given."""
+        chosen = {name: options.get(name, option.default) for name, option in self.options.items()}
+        found = dict(self.defaults)
+        for condition, changes in self.variants.items():
+            name, _, value = condition.partition("=")
+            if str(chosen[name]) == value:
+                found |= changes
+        return found
 
 
 @dataclass(frozen=True)
@@ -232,6 +256,8 @@ def _model_entry(declaration: Declaration, target: str) -> ModelEntry:
     num_parameters = _taken(declaration, given, "num_parameters")
     if num_parameters is not None and type(num_parameters) is not int:
         raise declaration.error("needs num_parameters as a whole number, or None where it depends on the data")
+    optional = {name: given.pop(name) for name in ("reaches", "truth", "variants") if name in given}
+    _check_optional(declaration, LOSS_TASKS[texts["loss"]], **optional)
     return ModelEntry(
         name=declaration.name,
         summary=texts["summary"],
@@ -246,7 +272,25 @@ def _model_entry(declaration: Declaration, target: str) -> ModelEntry:
         target=target,
         options=declaration.options,
         doc=declaration.doc,
+        **optional,
     )
+
+
+def _check_optional(
+    declaration: Declaration, task: Task, reaches: Any = "", truth: Any = MappingProxyType({}), variants: Any = ()
+) -> None:
+    if not isinstance(truth, Mapping):
+        raise declaration.error("needs its truth as a dict from a parameter's name to its values")
+    if variants and not (isinstance(variants, dict) and all(isinstance(each, dict) for each in variants.values())):
+        raise declaration.error('needs its variants as {"option=value": {"lr": 0.1}}')
+    try:
+        if reaches:
+            parse_threshold(reaches, TASK_METRICS[task])
+        for condition in variants:
+            name, _, value = condition.partition("=")
+            check_options(declaration.name, declaration.options, {name: value})
+    except UsageError as error:
+        raise declaration.error(f"is wrong: {error.message}") from error
 
 
 def _dataset_entry(declaration: Declaration, target: str) -> DatasetEntry:

@@ -76,6 +76,8 @@ class Data:
     """A loaded dataset. `sample_shape` is without the batch; regression has neither `num_classes` nor `class_names`.
 
     `truth`, where it is known: the function that the data come from, from x[n, …] to y[n, …] without noise.
+    `endless`: the training samples are numbered without end (index 10 of ten points is the first one again, or a fresh
+    random one); an epoch takes the next `len(train)` of them in their order, unshuffled.
     """
 
     train: Split
@@ -85,6 +87,7 @@ class Data:
     class_names: tuple[str, ...] | None = None
     task: Task = "classification"
     truth: Callable[[Tensor], Tensor] | None = None
+    endless: bool = False
 
     def __post_init__(self) -> None:
         if (self.task == "classification") != (self.num_classes is not None):

@@ -35,6 +35,9 @@ class Training:
     seed: int = 0
     max_steps: int = 0  # 0: no cap
     clip_norm: float = 0.0  # 0: off
+    init: str = "default"  # initial weights: `normal:0.01`, `linear=zeros;conv=kaiming_normal` (models/init_rule.py)
+    until: str = ""  # ends the training early: `loss<1e-3`, `test.accuracy>0.98` (models/threshold.py)
+    print_every: int = 0  # steps between lines with the running loss; 0: only a line for each epoch
     log_every: int = 0  # steps between recorded points; 0: as often as keeps a run under about 2,000 points
     keep_every: int = 0  # epochs between state_dicts that are kept; 0: every epoch while they are small
     checkpoint_every_s: float = 600.0

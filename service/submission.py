@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from dljobs.errors import UnknownName, UsageError
-from dljobs.models.catalog import LOSS_TASKS, DatasetEntry, ModelEntry, find_dataset, find_model
+from dljobs.models.catalog import LOSS_TASKS, TASK_METRICS, DatasetEntry, ModelEntry, find_dataset, find_model
+from dljobs.models.init_rule import parse_init
 from dljobs.models.options import Option, OptionType, coerce
+from dljobs.models.threshold import parse_threshold
 
 from . import jobs
 from .database import Database
@@ -38,6 +40,7 @@ TRAINING_RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "max_steps": (0, 10**12),
     "clip_norm": (0, 10**9),
+    "print_every": (0, 10**9),
     "log_every": (0, 10**9),
     "keep_every": (0, 1_000_000),
     "checkpoint_every_s": (0.1, 30 * 86400),
@@ -176,11 +179,7 @@ def _resolve_options(
         "data": data.options,
         "trainer": training_options(),
     }
-    values: dict[str, dict[str, Any]] = {
-        "model": {},
-        "data": {name: option.default for name, option in data.options.items()},
-        "trainer": {**{name: o.default for name, o in rooms["trainer"].items()}, **model.defaults},
-    }
+    values: dict[str, dict[str, Any]] = {room: {} for room in rooms}
     for text in request.sets:
         room, key, value = _parse_set(text, rooms)
         if key in request.training and request.training[key] is not None:
@@ -189,12 +188,17 @@ def _resolve_options(
     for key, value in request.training.items():
         if value is not None:
             values["trainer"][key] = coerce(rooms["trainer"][key], value)
-    for key, (lowest, highest) in TRAINING_RANGES.items():
-        _check_range(key, values["trainer"][key], lowest, highest)
-    if values["trainer"]["lr"] == 0:
-        raise UsageError("lr is 0: nothing would be learned", "give a positive learning rate, such as --lr 0.01")
     # A model option that the user leaves alone stays out of the spec: the worker fits it to the data.
-    return Training(**values["trainer"]), values["model"], values["data"]
+    data_options = {name: option.default for name, option in data.options.items()} | values["data"]
+    training = Training(**{**model.defaults_with(values["model"]), **values["trainer"]})
+    for key, (lowest, highest) in TRAINING_RANGES.items():
+        _check_range(key, getattr(training, key), lowest, highest)
+    if training.lr == 0:
+        raise UsageError("lr is 0: nothing would be learned", "give a positive learning rate, such as --lr 0.01")
+    parse_init(training.init)
+    if training.until:
+        parse_threshold(training.until, TASK_METRICS[data.task])
+    return training, values["model"], data_options
 
 
 def _parse_set(text: str, rooms: Mapping[str, Mapping[str, Option]]) -> tuple[str, str, str]:

@@ -211,7 +211,9 @@ def model_view(entry: ModelEntry) -> Json:
         "metric": entry.metric,
         "goal": entry.goal,
         "expected": entry.expected,
+        "reaches": entry.reaches,
         "defaults": dict(entry.defaults),
+        "variants": dict(entry.variants),
         "options": _options_view(entry.options),
     }
 

@@ -6,7 +6,6 @@ run. It knows neither when an artifact is due nor what is in it.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from dljobs.errors import StorageFull
 
 from .channel import EventWriter
+from .narration import say
 
 
 class ArtifactWriter:
@@ -55,11 +55,6 @@ class ArtifactWriter:
         except StorageFull as error:
             if must:
                 raise
-            _say(f"WARNING: {event['kind']} {event['name']} was dropped: {error.message}. Training goes on.")
+            say(f"WARNING: {event['kind']} {event['name']} was dropped: {error.message}. Training goes on.")
             return
         self._channel.write("artifact", path=str(path), **event)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # the log may be on the same full disk
-        print(text, flush=True)

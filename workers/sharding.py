@@ -33,6 +33,7 @@ class Batches:
     seed: int
     rank: int = 0
     world_size: int = 1
+    endless: bool = False  # see `dljobs.models.data.Data`
 
     @property
     def steps_per_epoch(self) -> int:
@@ -40,7 +41,9 @@ class Batches:
         return math.ceil(self.num_samples / self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
-        """The permutation of all samples that an epoch walks through, int64[num_samples]."""
+        """The permutation of all samples that an epoch walks through (endless: the next ones), int64[num_samples]."""
+        if self.endless:
+            return torch.arange((epoch - 1) * self.num_samples, epoch * self.num_samples)
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
         return torch.randperm(self.num_samples, generator=generator)
 

@@ -7,9 +7,9 @@ the same step. Rank 0 alone speaks and writes. It knows no process, no launcher 
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from .artifacts import ArtifactWriter
 from .channel import EventWriter
 from .checkpoint import Checkpoint, Progress
 from .folder import RunFolder, RunRequest
+from .narration import epoch_line, running_loss_line, say
 from .optimizers import build_optimizer, learning_rate, set_learning_rate
 from .random_state import capture, restore, seed_all
 from .sharding import Batches, Shard
+from .stop_rule import StopRule
 from .strategies import Strategy
 from .weights import copy_to_host, digest, write_state_dict
 from .workload import evaluate_on_test, load_workload, scalars
@@ -56,10 +58,12 @@ class Trainer:
             seed=self.training.seed,
             rank=strategy.rank,
             world_size=strategy.world_size,
+            endless=self.workload.data.endless,
         )
         all_steps = self.training.epochs * self.batches.steps_per_epoch
         self.total_steps = min(all_steps, self.training.max_steps or all_steps)
-        self.last_epoch = math.ceil(self.total_steps / self.batches.steps_per_epoch)
+        self.last_epoch = self.planned_epochs = math.ceil(self.total_steps / self.batches.steps_per_epoch)
+        self.until = StopRule(self.training.until, self.workload.data.task)
         self.log_every = self.training.log_every or math.ceil(self.total_steps / _MAX_POINTS)
         self.progress = Progress()
         folder = RunFolder(Path(request.folder))
@@ -84,7 +88,7 @@ class Trainer:
         while self.progress.epoch <= self.last_epoch:
             for shard in self._remaining_shards():
                 self._step(shard)
-                if (self._epoch_is_over() or self.agreement.is_due()) and self._agree():
+                if self._ranks_meet() and self._agree():
                     return
             self._end_epoch()
         self._finish()
@@ -107,12 +111,13 @@ class Trainer:
         self.wrapped.train()
         self.agreement.restart_clock()
         self._emit("stage", text="training")
-        self._started_at = time.monotonic()
+        self._started_at = self._epoch_started_at = time.monotonic()
 
-    def _remaining_shards(self) -> itertools.islice[Shard]:
+    def _remaining_shards(self) -> Iterator[Shard]:
         """What is left of the epoch, and of the steps that the run may take."""
         shards = self.batches.epoch(self.progress.epoch, self.progress.step_in_epoch)
-        return itertools.islice(shards, self.total_steps - self.progress.step)
+        while self.progress.step < self.total_steps and (shard := next(shards, None)):
+            yield shard
 
     def _step(self, shard: Shard) -> None:
         """One optimizer step on one global batch."""
@@ -134,6 +139,9 @@ class Trainer:
         self.progress.step_in_epoch += 1
         self.num_steps_here += 1
         self.agreement.record(loss_sum.detach(), shard.num_global)
+
+    def _ranks_meet(self) -> bool:
+        return self._epoch_is_over() or self.agreement.is_due() or self.until.is_due(self.progress.step)
 
     def _epoch_is_over(self) -> bool:
         progress = self.progress
@@ -158,7 +166,11 @@ class Trainer:
         return agreed.stop
 
     def _account(self, losses: list[tuple[float, int]]) -> None:
-        """Add up and record the losses of the last steps. Raises NonFiniteLoss, before anything of them is saved."""
+        """Add up, judge and record the losses of the last steps, all of one epoch.
+
+        Raises:
+            NonFiniteLoss: before anything of them is saved.
+        """
         progress = self.progress
         for step, (total, num) in enumerate(losses, start=progress.step - len(losses) + 1):
             value = total / num if self.workload.loss.averaged else total
@@ -168,8 +180,26 @@ class Trainer:
                 )
             progress.loss_sum += total
             progress.num_samples += num
+            self._tell_running_loss(step, value)
+            if why := self.until.judge_loss(progress, step, value):
+                self._end_here(why)
             if step % self.log_every == 0 or step in {1, self.total_steps}:
                 self._emit("metrics", step=step, epoch=progress.epoch, split="train", values={"loss": value})
+
+    def _tell_running_loss(self, step: int, loss: float) -> None:
+        every, progress = self.training.print_every, self.progress
+        if not every:
+            return
+        progress.printed_sum += loss
+        step_in_epoch = progress.step_in_epoch - (progress.step - step)
+        if step_in_epoch % every == 0:
+            self._say(running_loss_line(progress.epoch, step_in_epoch, progress.printed_sum / every))
+            progress.printed_sum = 0.0
+
+    def _end_here(self, why: str) -> None:
+        """The training is over with the step that was last taken: what it still has to do is to end the epoch."""
+        self.progress.ended = why
+        self.total_steps, self.last_epoch = self.progress.step, self.progress.worked_epoch
 
     def _divergence_hint(self) -> str:
         clip = "" if self.training.clip_norm else ", or --set clip_norm=1"
@@ -178,15 +208,21 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Evaluate, keep the weights, and leave a checkpoint that stands before the next epoch."""
         progress = self.progress
-        epoch_loss = progress.loss_sum / (progress.num_samples if self.workload.loss.averaged else 1)
+        # A summed loss is one of a batch: of these the mean, as of samples where it is averaged.
+        num = progress.num_samples if self.workload.loss.averaged else progress.step_in_epoch
+        epoch_loss = progress.loss_sum / num
         where = {"step": progress.step, "epoch": progress.epoch}
         self._emit("metrics", **where, split="train", values={"epoch_loss": epoch_loss})
-        self._evaluate_and_keep(progress.epoch)
+        values = self._evaluate_and_keep(progress.epoch)
+        now = time.monotonic()
+        took, self._epoch_started_at = now - self._epoch_started_at, now
+        metric = self.spec.metric
+        self._say(epoch_line(progress.epoch, self.planned_epochs, epoch_loss, metric, values[metric], took))
         progress.next_epoch()
         self._checkpoint()
         self.agreement.restart_clock()
 
-    def _evaluate_and_keep(self, epoch: int) -> None:
+    def _evaluate_and_keep(self, epoch: int) -> dict[str, float]:
         """Evaluate over all ranks; save the state_dict if the epoch is the best so far, the last, or one to keep."""
         progress, spec = self.progress, self.spec
         result, _ = evaluate_on_test(self.workload, self.wrapped, self.strategy, self.training.batch_size)
@@ -204,17 +240,21 @@ class Trainer:
             progress.best_epoch, progress.best_value = epoch, value
         self.result = result
         self._emit("metrics", step=progress.step, epoch=epoch, split="test", values=values)
+        if not progress.ended and (why := self.until.judge_results(progress.step, values)):
+            self._end_here(why)
         is_last = epoch == self.last_epoch
         if self.artifacts and (is_best or is_last or epoch % self._keep_every == 0):
             event = {"kind": "state_dict", "name": f"epoch-{epoch}", "step": progress.step, "epoch": epoch}
             save = partial(write_state_dict, *copy_to_host(self.model.state_dict()))
             self.artifacts.write(save, {**event, "metrics": values, "best": is_best}, must=is_last)
+        return values
 
     def _finish(self) -> None:
         if self.result is None:  # resumed from a checkpoint behind the last epoch
             self._evaluate_and_keep(self.last_epoch)
         self._flush()
         seconds = time.monotonic() - self._started_at
+        ended = self._describe_end()
         best = {"epoch": self.progress.best_epoch, "metric": self.spec.metric, "value": self.progress.best_value}
         self._emit(
             "finished",
@@ -223,11 +263,20 @@ class Trainer:
                 "best": best,
                 "step": self.progress.step,
                 "epochs": self.last_epoch,
+                **ended,
                 "train_seconds": round(seconds, 3),
                 "steps_per_s": round(self.num_steps_here / seconds, 3),
                 "weights_sha256": digest(self.model.state_dict()) if self.strategy.rank == 0 else "",
             },
         )
+
+    def _describe_end(self) -> dict[str, str]:
+        """Whether a stop rule was met, for the result; in the log, too."""
+        if not self.until.text:
+            return {}
+        how = self.progress.ended or f"not stopped: {self.until.text} was not met in {self.progress.step} steps"
+        self._say(how)
+        return {"until": how}
 
     def _checkpoint(self) -> None:
         """Save everything that continues the run from here; a full disk costs the checkpoint, not the run."""
@@ -236,7 +285,8 @@ class Trainer:
         if self.artifacts:
             saved = Checkpoint.capture(self.model, self.optimizer, self.progress, random_states, self.spec)
             event = {"kind": "checkpoint", "name": f"step-{self.progress.step}", "step": self.progress.step}
-            self.artifacts.write(saved.write, {**event, "epoch": self.progress.epoch, "metrics": {}, "best": False})
+            epoch = self.progress.worked_epoch
+            self.artifacts.write(saved.write, {**event, "epoch": epoch, "metrics": {}, "best": False})
 
     def _resume(self, path: Path) -> None:
         """Continue from a checkpoint: exactly, if it is of the same job with the same ranks and threads."""
@@ -250,15 +300,16 @@ class Trainer:
         self.strategy.warm_up(self.wrapped, self.workload.data.train.batch(torch.arange(2))[0].to(self.strategy.device))
         saved.restore(self.model, self.optimizer)
         self.progress = saved.progress
+        if self.progress.ended:
+            self._end_here(self.progress.ended)
         rank, world_size = self.strategy.rank, self.strategy.world_size
         if saved.world_size == world_size:
             restore(saved.random_states[rank])
         else:
             seed_all(self.training.seed, 1 + rank, self.progress.step)
-        if rank == 0:
-            differences = saved.differences(self.spec, world_size)
-            exactly = f"not bit by bit ({'; '.join(differences)})" if differences else "exactly"
-            print(f"continuing after step {self.progress.step}, {exactly}", flush=True)
+        differences = saved.differences(self.spec, world_size)
+        exactly = f"not bit by bit ({'; '.join(differences)})" if differences else "exactly"
+        self._say(f"continuing after step {self.progress.step}, {exactly}")
 
     def _keep_every_by_size(self) -> int:
         num_bytes: int = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
@@ -267,6 +318,10 @@ class Trainer:
     def _flush(self) -> None:
         if self.artifacts:
             self.artifacts.flush()
+
+    def _say(self, text: str) -> None:
+        if self.strategy.rank == 0:
+            say(text)
 
     def _emit(self, type_: str, **fields: Any) -> None:
         if self.strategy.rank == 0:

@@ -48,7 +48,7 @@ def load_workload(request: RunRequest, strategy: Strategy, channel: EventWriter)
         channel.write("stage", text=f"loading {spec.data}")
     data = load_data(spec.data, spec.data_options, Path(request.data_dir))
     seed_all(spec.training.seed)
-    model = build_model(spec.model, spec.model_options, data)
+    model = build_model(spec.model, spec.model_options, data, spec.training.init)
     return Workload(data, model.to(strategy.device), find_loss(spec.loss))
 
 

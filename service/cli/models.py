@@ -125,11 +125,16 @@ def _print_model(model: Json) -> None:
             "loss": model["loss"],
             "metric": f"{model['metric']}, {goal} is better",
             "expected": model["expected"],
-            "training": ", ".join(f"{key}={value}" for key, value in model["defaults"].items()),
+            "training": _listed(model["defaults"]),
+            **{f"with {condition}": _listed(changes) for condition, changes in model["variants"].items()},
         }
     )
     _print_options(model["options"])
     print_lines(["", f"dljobs submit {model['name']}"])
+
+
+def _listed(values: Json) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _print_dataset(data: Json) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dljobs.service.submission import Request, Submitted
 
 Json = dict[str, Any]
-TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "seed")
+TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "seed", "init", "until")
 
 
 def complete_model(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -40,6 +40,8 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 @click.option("--lr", metavar="RATE", help="Learning rate.")
 @click.option("--optimizer", metavar="NAME", help="sgd, adam, adamw, rmsprop or adagrad.")
 @click.option("--seed", metavar="N", help="Seed of everything random.")
+@click.option("--init", metavar="RULE", help="Initial weights: normal:0.01, or linear=zeros;conv=kaiming_normal.")
+@click.option("--until", metavar="METRIC<X", help="Stop early: 'loss<1e-3' or 'test.accuracy>0.98'.")
 @click.option(
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other option of model, data or trainer; repeatable."
 )
@@ -66,6 +68,7 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
     Examples:
       dljobs submit lenet --gpus 4 --follow
       dljobs submit lenet --epochs 5 --lr 0.1 --set momentum=0.8 --tag trial
+      dljobs submit lenet --init xavier_uniform --until 'test.accuracy>0.98'
       dljobs submit lenet --dry-run --json
     """
     wait, follow, dry_run = (options.pop(name) for name in ("wait", "follow", "dry_run"))

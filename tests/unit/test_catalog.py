@@ -17,6 +17,7 @@ from dljobs.errors import DljobsError, UnknownName, UsageError
 from dljobs.models import catalog
 from dljobs.models.catalog import Option, check_options, coerce, read_catalog
 from dljobs.service.spec import Training
+from dljobs.service.submission import Request, prepare
 
 MODEL = '''
 @model(
@@ -99,6 +100,15 @@ def test_a_model_without_a_required_argument_names_it_and_its_line(tmp_path: Pat
         read(tmp_path, net=text)
 
 
+def test_defaults_may_depend_on_an_option(tmp_path: Path) -> None:
+    variants = 'variants={"mode=a": {"optimizer": "adam", "lr": 1e-4}}'
+    text = MODEL.replace("epochs=2", f'epochs=2, {variants}, reaches="test.loss<1"')
+    entry = read(tmp_path, net=text).models["net"]
+    assert entry.defaults_with({}) == {"lr": -1e-3, "epochs": 2}
+    assert entry.defaults_with({"mode": "a"}) == {"lr": 1e-4, "epochs": 2, "optimizer": "adam"}
+    assert entry.reaches == "test.loss<1"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -109,6 +119,11 @@ def test_a_model_without_a_required_argument_names_it_and_its_line(tmp_path: Pat
         ('"a net"', '" "', r"net\.py:2: model 'net' needs 'summary' as a text"),
         ('"mse"', '"msee"', r"net\.py:2: model 'net' has the loss 'msee'"),
         ('"min"', '"least"', r"net\.py:2: model 'net' has the goal 'least'"),
+        ("epochs=2", 'reaches="accuracy"', r"net\.py:2: model 'net' is wrong: 'accuracy' is no condition on a metric"),
+        ("epochs=2", 'truth="1"', r"net\.py:2: model 'net' needs its truth as a dict"),
+        ("epochs=2", 'variants={"mode=a": 1}', r"net\.py:2: model 'net' needs its variants as"),
+        ("epochs=2", 'variants={"mode=c": {}}', r"net\.py:2: model 'net' is wrong: option 'mode' cannot be 'c'"),
+        ("epochs=2", 'variants={"moda=a": {}}', r"net\.py:2: model 'net' is wrong: unknown option of net 'moda'"),
         ("num_parameters=3", 'num_parameters="3"', r"net\.py:2: model 'net' needs num_parameters"),
         ("width: int = 8", "width: int", r"net\.py:23: parameter 'width' needs a default"),
         ("width: int = 8", "width=8", r"net\.py:23: parameter 'width' is annotated with nothing"),
@@ -219,8 +234,10 @@ def test_unknown_names_say_the_nearest() -> None:
 def test_every_model_of_the_zoo_can_be_submitted_with_its_name_alone(name: str) -> None:
     entry = catalog.find_model(name)
     assert entry.data in catalog.datasets()
-    unknown = set(entry.defaults) - {field.name for field in dataclasses.fields(Training)}
+    changed = {field for changes in (entry.defaults, *entry.variants.values()) for field in changes}
+    unknown = changed - {field.name for field in dataclasses.fields(Training)}
     assert not unknown, f"{name} declares defaults that are no fields of Training: {unknown}"
+    prepare(Request(name), "tester")
     assert catalog.resolve(entry.target).__doc__
 
 

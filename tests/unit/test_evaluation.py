@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dljobs.models.catalog import TASK_METRICS
 from dljobs.models.data import Data, TensorSplit
 from dljobs.models.evaluation import Tally, evaluating, shard_indices, tally
 from dljobs.models.losses import find_loss
@@ -159,3 +160,13 @@ def test_tallies_add_and_check_their_size() -> None:
     torch.testing.assert_close(joined.to_tensor(), count(data, torch.arange(4)).to_tensor())
     with pytest.raises(ValueError, match="a tally of 2 classes"):
         joined.with_tensor(torch.zeros(3))
+
+
+def test_clients_know_what_is_measured() -> None:
+    values = classification(4, 3)
+    numbers = TensorSplit(torch.zeros(2, 1), torch.zeros(2, 1))
+    regression = Data(numbers, numbers, sample_shape=(1,), task="regression")
+    for task, data, loss in (("classification", values, CROSS_ENTROPY), ("regression", regression, find_loss("mse"))):
+        result = tally(nn.Identity(), data.test, torch.arange(2), loss, data).result()
+        measured = {name for name, value in result.items() if isinstance(value, float) and name != "num_samples"}
+        assert measured == set(TASK_METRICS[task]), task  # type: ignore[index]

@@ -53,3 +53,10 @@ def test_seeds_of_neighbours_differ() -> None:
     assert len(seeds) == 2500
     assert all(0 <= seed < 1 << 63 for seed in seeds)
     assert mix_seed(-1) == mix_seed(-1)
+
+
+def test_endless_samples_are_taken_in_their_order_and_never_again() -> None:
+    endless = Batches(50, 16, seed=3, endless=True)
+    taken = [int(index) for epoch in (1, 2, 3) for shard in endless.epoch(epoch) for index in shard.indices]
+    assert taken == list(range(150))
+    assert next(endless.epoch(2, 1)).indices.tolist() == list(range(66, 82))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def test_artifacts_are_loadable_and_best_is_marked(tmp_path: Path) -> None:
     states = [e for e in told if e["kind"] == "state_dict"]
     assert [e["name"] for e in states] == ["epoch-1", "epoch-2", "epoch-3"]
     assert [(e["name"], e["epoch"]) for e in told if e["kind"] == "checkpoint"] == [
-        ("step-4", 2), ("step-8", 3), ("step-12", 4)
+        ("step-4", 1), ("step-8", 2), ("step-12", 3)
     ]  # fmt: skip
     best = 0.0
     for e in states:
@@ -200,6 +201,101 @@ def test_a_run_cut_anywhere_ends_with_the_same_weights(
         for folder in (whole, rest)
     ]
     assert epoch_losses[1] == epoch_losses[0][-len(epoch_losses[1]) :]
+
+
+def result_of(folder: RunFolder) -> dict[str, Any]:
+    (finished,) = events_of(folder, type_="finished")
+    result: dict[str, Any] = finished["result"]
+    return result
+
+
+LONG: dict[str, Any] = {"epochs": 40, "momentum": 0.0, "lr": 0.05}
+
+
+@pytest.mark.parametrize("until", ["loss<0.7", "train.loss <= 7e-1"])
+def test_a_run_stops_once_the_mean_loss_of_20_batches_is_low_enough(
+    tmp_path: Path, until: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = train_losses(train(tmp_path / "whole", **LONG))
+    means = [sum(whole[i : i + 20]) / 20 for i in range(0, len(whole), 20)]
+    step = 20 * (1 + next(i for i, mean in enumerate(means) if mean < 0.7))
+    folder = train(tmp_path / "until", until=until, **LONG)
+    assert train_losses(folder) == whole[:step]
+    result = result_of(folder)
+    assert (result["step"], result["epochs"]) == (step, step // STEPS_PER_EPOCH)
+    assert re.fullmatch(rf"stopped at step {step}: loss 0\.\d+ <=? 0\.7", result["until"])
+    assert [e["total_steps"] for e in events_of(folder, type_="progress")][-1] == step
+    assert result["until"] in capfd.readouterr().out
+    assert events_of(folder, type_="artifact")[-1]["name"] == f"step-{step}"
+
+
+def test_a_rule_may_stop_a_run_in_mid_epoch(tmp_path: Path) -> None:
+    folder = train(tmp_path / "run", until="loss<100", batch_size=7, epochs=4)  # 8 steps an epoch
+    assert (result_of(folder)["step"], result_of(folder)["epochs"]) == (20, 3)
+    assert [e["epoch"] for e in events_of(folder, type_="metrics") if e["split"] == "test"] == [1, 2, 3]
+
+
+def test_a_run_stops_after_the_epoch_whose_test_result_is_good_enough(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", **LONG)
+    found = [e["values"]["accuracy"] for e in events_of(whole, type_="metrics") if e["split"] == "test"]
+    epoch = 1 + next(i for i, accuracy in enumerate(found) if accuracy > 0.6)
+    result = result_of(train(tmp_path / "until", until="test.accuracy>0.6", **LONG))
+    assert (result["epochs"], result["accuracy"]) == (epoch, found[epoch - 1])
+    assert result["until"].startswith(f"stopped at step {epoch * STEPS_PER_EPOCH}: test accuracy 0.")
+
+
+def test_a_rule_that_was_never_met_says_so(tmp_path: Path) -> None:
+    result = result_of(train(tmp_path / "run", until="loss<1e-9"))
+    assert (result["step"], result["until"]) == (12, "not stopped: loss<1e-9 was not met in 12 steps")
+    assert "until" not in result_of(train(tmp_path / "without"))
+
+
+@pytest.mark.parametrize("at_step", [3, 17, 20])
+def test_stop_rule_and_running_loss_are_exact_under_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], at_step: int
+) -> None:
+    changes: dict[str, Any] = {"until": "loss<0.9", "print_every": 3, "batch_size": 8, **LONG}
+    whole = train(tmp_path / "whole", **changes)
+    told = capfd.readouterr().out.splitlines()
+    path = cut(tmp_path, monkeypatch, at_step, **changes)
+    before = capfd.readouterr().out.splitlines()
+    rest = train(tmp_path / "rest", resume=path, **changes)
+    after = capfd.readouterr().out.splitlines()
+    for key in ("until", "step", "weights_sha256", "loss"):
+        assert result_of(rest)[key] == result_of(whole)[key]
+    assert at_step <= result_of(whole)["step"]
+    assert [line for line in before + after if line[0] == "["] == [line for line in told if line[0] == "["]
+    assert told[-1] == after[-1] == result_of(whole)["until"]
+
+
+def test_a_run_that_was_cut_after_its_stop_rule_was_met_only_finishes(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", until="loss<100", batch_size=7, epochs=4)
+    rest = train(
+        tmp_path / "rest",
+        resume=str(whole.artifacts / "step-20.safetensors"), until="loss<100", batch_size=7, epochs=4,
+    )  # fmt: skip
+    assert train_losses(rest) == []
+    assert result_of(rest)["until"] == result_of(whole)["until"]
+
+
+def test_the_log_has_a_line_for_each_epoch_and_running_losses_as_tutorials_have_them(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(tmp_path / "run", epochs=2, print_every=2)
+    losses = train_losses(folder)
+    tested = [e["values"]["accuracy"] for e in events_of(folder, type_="metrics") if e["split"] == "test"]
+    (one, other) = [
+        e["values"]["epoch_loss"] for e in events_of(folder, type_="metrics") if "epoch_loss" in e["values"]
+    ]
+    lines = [re.sub(r"\d+\.\d s$", "N s", line) for line in capfd.readouterr().out.splitlines()]
+    assert lines == [
+        f"[1,     2] loss: {sum(losses[0:2]) / 2:.4g}",
+        f"[1,     4] loss: {sum(losses[2:4]) / 2:.4g}",
+        f"epoch 1/2  loss {one:.4g}  test accuracy {tested[0]:.4g}  N s",
+        f"[2,     2] loss: {sum(losses[4:6]) / 2:.4g}",
+        f"[2,     4] loss: {sum(losses[6:8]) / 2:.4g}",
+        f"epoch 2/2  loss {other:.4g}  test accuracy {tested[1]:.4g}  N s",
+    ]
 
 
 def test_a_run_resumed_behind_its_end_still_finishes(tmp_path: Path) -> None:
