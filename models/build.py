@@ -20,10 +20,13 @@ from .evaluation import evaluating
 from .init_rule import DEFAULT, parse_init
 from .initialization import initialize
 
-# Options that follow from the data unless the user sets them; a model takes part by having a parameter of that name.
-FITTED: dict[str, Callable[[Data], int | None]] = {
-    "in_channels": lambda data: data.sample_shape[0] if len(data.sample_shape) == 3 else None,
-    "num_classes": lambda data: data.num_classes,
+# Options that follow from the data, and from the target y[1, …] of a sample, unless the user sets them; a model takes
+# part by having a parameter of that name.
+FITTED: dict[str, Callable[[Data, Tensor], int | None]] = {
+    "in_channels": lambda data, _: data.sample_shape[0] if len(data.sample_shape) == 3 else None,
+    "in_features": lambda data, _: data.sample_shape[0] if len(data.sample_shape) == 1 else None,
+    "num_classes": lambda data, _: data.num_classes,
+    "num_values": lambda data, y: y.shape[1] if data.num_classes is None and y.ndim == 2 else None,
 }
 
 
@@ -39,12 +42,12 @@ def build_model(name: str, options: Mapping[str, object], data: Data, init: str 
     """
     entry = find_model(name)
     settings = check_options(name, entry.options, options)
+    x, y = data.train.batch(torch.tensor([0]))
     for option, fitted in FITTED.items():
-        value = fitted(data)
+        value = fitted(data, y)
         if option in entry.options and option not in settings and value is not None:
             settings[option] = value
     model = _construct(entry, settings)
-    x, y = data.train.batch(torch.tensor([0]))
     _check_output(entry, _try_forward(entry, model, x), y, data)
     initialize(model, parse_init(init))  # after the forward: before it a lazy layer has no weights to fill
     return model

@@ -59,6 +59,7 @@ LOSS_NAMES = tuple(LOSS_TASKS)
 TASK_METRICS: dict[Task, tuple[str, ...]] = {"classification": ("accuracy", "loss"), "regression": ("loss",)}
 
 MODEL_TEXTS = ("summary", "source", "data", "loss", "metric", "goal", "expected")
+OPTIONAL = ("data_options", "reaches", "truth", "variants")
 DATASET_TEXTS = ("summary", "source", "task")
 
 
@@ -73,6 +74,7 @@ def model(  # noqa: PLR0913 (it is a form to fill in, and mypy checks each decla
     metric: str,
     goal: Goal,
     expected: str,
+    data_options: Mapping[str, Any] = MappingProxyType({}),
     reaches: str = "",
     truth: Mapping[str, Any] = MappingProxyType({}),
     variants: Mapping[str, Mapping[str, int | float | str]] = MappingProxyType({}),
@@ -90,6 +92,7 @@ def model(  # noqa: PLR0913 (it is a form to fill in, and mypy checks each decla
         metric: what "best" is judged by, e.g. "accuracy" or "loss"; higher is better if goal is "max".
         goal: "max" or "min".
         expected: the result that a run with all defaults reaches, in words.
+        data_options: options of its default dataset that it needs other than they are.
         reaches: the same as a threshold on a test metric (`test.accuracy>=0.97`), which `make zoo` holds it to.
         truth: where the data have one, the parameters that are learned, within 0.1: {"weight": [[0.5, 3.0]]}.
         variants: defaults that depend on an option of the model: {"implementation=optim": {"optimizer": "adam"}}.
@@ -133,6 +136,7 @@ class ModelEntry:
     target: str  # "dljobs.models.lenet:LeNet"
     options: dict[str, Option]
     doc: str
+    data_options: dict[str, Any] = field(default_factory=dict)  # go with `data` only
     reaches: str = ""
     truth: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # "option=value" to fields of Training
@@ -256,8 +260,8 @@ def _model_entry(declaration: Declaration, target: str) -> ModelEntry:
     num_parameters = _taken(declaration, given, "num_parameters")
     if num_parameters is not None and type(num_parameters) is not int:
         raise declaration.error("needs num_parameters as a whole number, or None where it depends on the data")
-    optional = {name: given.pop(name) for name in ("reaches", "truth", "variants") if name in given}
-    _check_optional(declaration, LOSS_TASKS[texts["loss"]], **optional)
+    optional = {name: given.pop(name) for name in OPTIONAL if name in given}
+    _check_optional(declaration, LOSS_TASKS[texts["loss"]], optional)
     return ModelEntry(
         name=declaration.name,
         summary=texts["summary"],
@@ -276,17 +280,17 @@ def _model_entry(declaration: Declaration, target: str) -> ModelEntry:
     )
 
 
-def _check_optional(
-    declaration: Declaration, task: Task, reaches: Any = "", truth: Any = MappingProxyType({}), variants: Any = ()
-) -> None:
-    if not isinstance(truth, Mapping):
-        raise declaration.error("needs its truth as a dict from a parameter's name to its values")
-    if variants and not (isinstance(variants, dict) and all(isinstance(each, dict) for each in variants.values())):
+def _check_optional(declaration: Declaration, task: Task, optional: Mapping[str, Any]) -> None:
+    dicts = {name: optional.get(name, {}) for name in ("data_options", "truth", "variants")}
+    wrong = next((name for name, value in dicts.items() if not isinstance(value, dict)), None)
+    if wrong:
+        raise declaration.error(f"needs {wrong!r} as a dict, not {optional[wrong]!r}")
+    if not all(isinstance(changes, dict) for changes in dicts["variants"].values()):
         raise declaration.error('needs its variants as {"option=value": {"lr": 0.1}}')
     try:
-        if reaches:
-            parse_threshold(reaches, TASK_METRICS[task])
-        for condition in variants:
+        if optional.get("reaches"):
+            parse_threshold(optional["reaches"], TASK_METRICS[task])
+        for condition in dicts["variants"]:
             name, _, value = condition.partition("=")
             check_options(declaration.name, declaration.options, {name: value})
     except UsageError as error:

@@ -189,7 +189,8 @@ def _resolve_options(
         if value is not None:
             values["trainer"][key] = coerce(rooms["trainer"][key], value)
     # A model option that the user leaves alone stays out of the spec: the worker fits it to the data.
-    data_options = {name: option.default for name, option in data.options.items()} | values["data"]
+    own_data = model.data_options if data.name == model.data else {}
+    data_options = {name: option.default for name, option in data.options.items()} | own_data | values["data"]
     training = Training(**{**model.defaults_with(values["model"]), **values["trainer"]})
     for key, (lowest, highest) in TRAINING_RANGES.items():
         _check_range(key, getattr(training, key), lowest, highest)

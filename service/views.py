@@ -207,6 +207,7 @@ def model_view(entry: ModelEntry) -> Json:
         "source": entry.source,
         "num_parameters": entry.num_parameters,
         "data": entry.data,
+        "data_options": dict(entry.data_options),
         "loss": entry.loss,
         "metric": entry.metric,
         "goal": entry.goal,

@@ -30,6 +30,7 @@ class Strategy:
     world_size: int
     local_rank: int
     device: torch.device
+    num_devices: int = 1  # of the whole run
 
     name = "single"
 
@@ -67,14 +68,34 @@ class SplitOverDevices(Strategy):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """On a CPU DataParallel would silently pass through: there the module itself runs, and the log says so."""
-        if self.device.type != "cuda":
-            print("dp on CPU stand-ins: the model runs unsplit in one process", flush=True)
-            return model
-        return DataParallel(model, device_ids=list(range(torch.cuda.device_count())))
+        if self.device.type == "cuda":
+            return DataParallel(model, device_ids=list(range(torch.cuda.device_count())))
+        if hasattr(model, "see_outside"):
+            print(
+                "dp on CPU stand-ins: torch splits nothing here; one process computes, one after the other, the shares"
+                f" that DataParallel's scatter would give to {self.num_devices} devices",
+                flush=True,
+            )
+            return _Shared(model, self.num_devices)
+        print("dp on CPU stand-ins: the model runs unsplit in one process", flush=True)
+        return model
 
     def evaluated(self, model: nn.Module, wrapped: nn.Module) -> nn.Module:
         """No collective is involved: the wrapper is safe, and uses all devices."""
         return wrapped
+
+
+class _Shared(nn.Module):
+    """What DataParallel does to a batch, in one process: for a model that shows it. Others need not pay for it."""
+
+    def __init__(self, model: nn.Module, num_devices: int) -> None:
+        super().__init__()
+        self.model = model
+        self.num_devices = num_devices
+
+    def forward(self, x: Tensor) -> Tensor:
+        # As DataParallel scatters: equal shares of a rounded-up size, so that the last devices may get less or nothing.
+        return torch.cat([self.model(share) for share in x.chunk(self.num_devices)])
 
 
 class Distributed(Strategy):
@@ -87,7 +108,13 @@ class Distributed(Strategy):
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            model,
+            device_ids=device_ids,
+            gradient_as_bucket_view=True,
+            # A model that does not use all its parameters in each forward says so; looking for them costs time.
+            find_unused_parameters=bool(getattr(model, "find_unused_parameters", False)),
+        )
 
     def all_sum(self, values: Tensor) -> Tensor:
         """See `Strategy.all_sum`."""
@@ -125,7 +152,7 @@ class Distributed(Strategy):
         dist.destroy_process_group()
 
 
-def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"]) -> Strategy:
+def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"], num_devices: int) -> Strategy:
     """The strategy of this rank; with several ranks it joins the process group that torchrun's agent announces.
 
     The one reader of torchrun's variables (RANK, LOCAL_RANK, WORLD_SIZE).
@@ -143,7 +170,7 @@ def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"]) -> Strategy:
             device_id=device if device.type == "cuda" else None,
         )
     kinds = {"single": Strategy, "dp": SplitOverDevices, "ddp": Distributed if world_size > 1 else Strategy}
-    return kinds[name](rank, world_size, local_rank, device)
+    return kinds[name](rank, world_size, local_rank, device, num_devices)
 
 
 _VARIABLES = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))

@@ -51,6 +51,9 @@ class Trainer:
         self.workload = load_workload(request, strategy, channel)
         self.model = self.workload.model
         self.wrapped = strategy.wrap(self.model)
+        see_outside: Any = getattr(self.model, "see_outside", None)
+        if see_outside is not None:  # what only its caller sees: the whole batch of a model that is split
+            self.wrapped.register_forward_hook(lambda _, args, out: see_outside(args[0], out))
         self.optimizer = build_optimizer(self.training, self.model.parameters())
         self.batches = Batches(
             num_samples=len(self.workload.data.train),

@@ -121,7 +121,7 @@ def _print_model(model: Json) -> None:
         {
             "source": model["source"],
             "parameters": _count(model["num_parameters"]),
-            "data": model["data"],
+            "data": f"{model['data']} {_listed(model['data_options'])}".strip(),
             "loss": model["loss"],
             "metric": f"{model['metric']}, {goal} is better",
             "expected": model["expected"],

@@ -120,7 +120,7 @@ def test_defaults_may_depend_on_an_option(tmp_path: Path) -> None:
         ('"mse"', '"msee"', r"net\.py:2: model 'net' has the loss 'msee'"),
         ('"min"', '"least"', r"net\.py:2: model 'net' has the goal 'least'"),
         ("epochs=2", 'reaches="accuracy"', r"net\.py:2: model 'net' is wrong: 'accuracy' is no condition on a metric"),
-        ("epochs=2", 'truth="1"', r"net\.py:2: model 'net' needs its truth as a dict"),
+        ("epochs=2", 'truth="1"', r"net\.py:2: model 'net' needs 'truth' as a dict"),
         ("epochs=2", 'variants={"mode=a": 1}', r"net\.py:2: model 'net' needs its variants as"),
         ("epochs=2", 'variants={"mode=c": {}}', r"net\.py:2: model 'net' is wrong: option 'mode' cannot be 'c'"),
         ("epochs=2", 'variants={"moda=a": {}}', r"net\.py:2: model 'net' is wrong: unknown option of net 'moda'"),
