@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_HOME := $(CURDIR)/demo
 
-.PHONY: demo test check unit bench bench-smoke clean
+.PHONY: demo test check unit bench bench-smoke zoo clean
 
 # Made again whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -36,6 +36,9 @@ bench: $(VENV)/.installed
 
 bench-smoke: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --smoke
+
+zoo: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.zoo
 
 clean:
 	rm -rf $(VENV) $(DEMO_HOME) build dist *.egg-info

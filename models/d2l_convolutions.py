@@ -12,8 +12,8 @@ def corr2d(x: Tensor, kernel: Tensor) -> Tensor:
     """Two-dimensional cross-correlation, [..., h, w] with [kh, kw] to [..., h - kh + 1, w - kw + 1].
 
     Each output is the sum of the window under the kernel, number by number: [[0,1,2],[3,4,5],[6,7,8]] with
-    [[0,1],[2,3]] gives 0·0 + 1·1 + 3·2 + 4·3 = 19 first. A convolution in the strict sense would flip the kernel; deep learning calls
-    this one so, since a kernel that is learned may as well be learned flipped.
+    [[0,1],[2,3]] gives 0·0 + 1·1 + 3·2 + 4·3 = 19 first. In the strict sense a convolution flips the kernel; deep
+    learning calls this one so all the same, for a kernel that is learned may as well be learned flipped.
     """
     height, width = kernel.shape
     rows = [

@@ -245,7 +245,10 @@ def test_whoever_reads_our_output_may_go(settings):
 def test_completion(dljobs, settings):
     assert "_DLJOBS_COMPLETE=zsh_complete" in dljobs("completion", "zsh").out
     environment = {**os.environ, **settings.to_environment(), "_DLJOBS_COMPLETE": "bash_complete"}
-    for words, expected in (("dljobs sub", "plain,submit\n"), ("dljobs submit lene", "plain,lenet\n")):
+    for words, expected in (
+        ("dljobs sub", "plain,submit\n"),
+        ("dljobs submit lene", "plain,lenet\nplain,lenet-cifar\n"),
+    ):
         environment |= {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         command = [sys.executable, "-c", "from dljobs.service.cli import main; main()"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
