@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from dljobs.models import catalog
+from dljobs.models.build import build_model
+from dljobs.models.data import load_data
 from dljobs.models.evaluate import evaluate
 from dljobs.service.submission import Request, prepare
 from dljobs.workers import rank
@@ -151,6 +154,38 @@ def test_without_a_compiler_the_error_says_so(tmp_path: Path) -> None:
     message, hint = json.loads(done.stdout)
     assert message.startswith("this model cannot be compiled here: ")
     assert "needs a C++ compiler" in hint
+
+
+def test_the_page_has_a_row_for_each_model() -> None:
+    """Whoever adds a model lets `make zoo` write the table anew."""
+    page = (ROOT / "models" / "README.md").read_text()
+    listed = re.findall(r"^\| `([\w-]+)` \|.*\| (?:met|ran) \|$", page, re.MULTILINE)
+    assert listed == sorted(catalog.models())
+    assert "MISSED" not in page
+
+
+def test_the_example_of_the_page_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "models" / "README.md").read_text(), re.DOTALL)[1]  # type: ignore[index]
+    folder = tmp_path / "example_zoo"
+    folder.mkdir()
+    (folder / "softmax.py").write_text(code.replace("from .catalog", "from dljobs.models.catalog"))
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = catalog.read_catalog(folder, "example_zoo").models["softmax"]
+    monkeypatch.setitem(catalog.models(), "softmax", entry)
+    data = load_data(entry.data, entry.data_options, tmp_path / "data")
+    model = build_model("softmax", {}, data)
+    assert sum(parameter.numel() for parameter in model.parameters()) == entry.num_parameters
+    assert prepare(Request("softmax"), "tester").spec.training.epochs == 10
+
+
+def test_make_zoo_trains_through_the_service_and_leaves_the_page_of_a_part_alone() -> None:
+    page = (ROOT / "models" / "README.md").read_bytes()
+    command = [sys.executable, "-m", "benchmarks.zoo", "conv-edge", "poly", "--strategy", "single"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["conv-edge", "poly"]
+    assert all(line.endswith("met") and "weights within 0.0" in line for line in lines), lines
+    assert (ROOT / "models" / "README.md").read_bytes() == page
 
 
 def test_models_are_told_apart_by_the_catalog_alone() -> None:
