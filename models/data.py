@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dljobs.errors import DataError
+from dljobs.errors import DataError, UsageError
 
 from .catalog import Task, check_options, find_dataset, resolve
 
@@ -99,6 +99,13 @@ class Data:
     def names(self) -> tuple[str, ...]:
         """The classes' names, or their numbers where they have none; empty for regression."""
         return self.class_names or tuple(str(number) for number in range(self.num_classes or 0))
+
+
+def require_positive(dataset: str, **counts: int) -> None:
+    """Check options that count something. Raises UsageError, which names the first that is below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"option {name!r} of {dataset} must be at least 1, not {value}")
 
 
 def load_data(name: str, options: Mapping[str, object], root: Path) -> Data:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, TensorSplit, require_positive
 
 
 @dataset(
@@ -36,6 +36,7 @@ def clusters(
         spread: standard deviation around a centre; of the centres it is 1
         seed: another one draws other centres and points
     """
+    require_positive("clusters", num_features=num_features, num_classes=num_classes, num_rows=num_rows)
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(num_classes, num_features, generator=generator)
     labels = torch.arange(num_rows) % num_classes

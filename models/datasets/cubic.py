@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, TensorSplit, require_positive
 from dljobs.models.endless import FreshSplit
 
 WEIGHTS, BIAS = (0.5, 3.0, 2.4), 0.9
@@ -29,6 +29,7 @@ def cubic(root: Path, *, epoch_size: int = 32_000, seed: int = 0) -> Data:
         epoch_size: how many samples an epoch takes; none of them comes twice
         seed: another one draws other x
     """
+    require_positive("cubic", epoch_size=epoch_size)
     test = torch.linspace(-2, 2, 101)
     return Data(
         FreshSplit(lambda generator, n: _pairs(torch.randn(n, generator=generator)), epoch_size, seed),

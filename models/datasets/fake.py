@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dljobs.errors import UsageError
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, ItemSplit
+from dljobs.models.data import Data, ItemSplit, require_positive
 
 from .images import to_unit_range
 
@@ -46,10 +46,7 @@ def fake(
         num_classes: labels go from 0 to num_classes - 1
         seed: another one gives other images
     """
-    counts = {"size": size, "test_size": test_size, "image_size": image_size, "num_classes": num_classes}
-    for name, value in counts.items():
-        if value < 1:
-            raise UsageError(f"option {name!r} of fake must be at least 1, not {value}")
+    require_positive("fake", size=size, test_size=test_size, image_size=image_size, num_classes=num_classes)
     if not 0 <= seed * (size + test_size) <= MAX_SEED:
         raise UsageError(f"option 'seed' of fake must be from 0 to {MAX_SEED // (size + test_size)}, not {seed}")
     shape = (channels, image_size, image_size)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, TensorSplit, require_positive
 from dljobs.models.endless import RepeatedSplit
 
 
@@ -31,6 +31,7 @@ def random_pairs(
         passes: how often an epoch goes through all pairs
         seed: another one draws other numbers
     """
+    require_positive("random-pairs", pairs=pairs, inputs=inputs, outputs=outputs, passes=passes)
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.randn(pairs, inputs, generator=generator), torch.randn(pairs, outputs, generator=generator)
     return Data(RepeatedSplit(x, y, passes), TensorSplit(x, y), sample_shape=(inputs,), task="regression", endless=True)

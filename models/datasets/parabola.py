@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, TensorSplit, require_positive
 from dljobs.models.endless import RepeatedSplit
 
 
@@ -26,6 +26,7 @@ def parabola_points(root: Path, *, points: int = 10, passes: int = 1000) -> Data
         points: how many
         passes: how often an epoch goes through all of them
     """
+    require_positive("parabola-points", points=points, passes=passes)
     x = torch.linspace(0, 1, points)[:, None]
     y = x.square() - 0.5 * x + 1.5625
     return Data(RepeatedSplit(x, y, passes), TensorSplit(x, y), sample_shape=(1,), task="regression", endless=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, TensorSplit, require_positive
 
 SCALE = 0.25  # standard deviation of the values
 
@@ -38,6 +38,9 @@ def rows(
         num_test_rows: for tests
         seed: another one draws another function and other rows
     """
+    require_positive(
+        "rows", num_features=num_features, num_values=num_values, num_rows=num_rows, num_test_rows=num_test_rows
+    )
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(num_features, num_values, generator=generator)
     mixing *= SCALE * 12**0.5 / mixing.norm(dim=0)  # a uniform number has the variance 1/12

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, TensorSplit, require_positive
 from dljobs.models.endless import RepeatedSplit
 
 
@@ -26,6 +26,7 @@ def step_edge(root: Path, *, copies: int = 4, passes: int = 10) -> Data:
         copies: how often the image is there, so that several ranks have one each
         passes: how often an epoch shows them all
     """
+    require_positive("step-edge", copies=copies, passes=passes)
     x = torch.ones(copies, 1, 6, 8)
     x[:, :, :, 2:6] = 0
     y = x[..., :-1] - x[..., 1:]

@@ -80,6 +80,7 @@ def _print_head(job: Json) -> None:
         {
             "what": describe_work(job["spec"]) + (" (evaluation)" if job["kind"] == "evaluate" else ""),
             "result" if job["result"] else "reason": describe(job),
+            "stop rule": (job["result"] or {}).get("until", ""),
             "progress": describe_progress(job),
             "time left": describe_eta(job),
             "user": job["user"],

@@ -38,12 +38,15 @@ def zoo_launcher(launcher: Launcher) -> Launcher:
     return Launcher(entry=rank.main)
 
 
-def train(launcher: Launcher, folder: Path, data_dir: Path, request: Request) -> tuple[RunFolder, RunRequest]:
+def train(
+    launcher: Launcher, folder: Path, data_dir: Path, request: Request, resume: str | None = None
+) -> tuple[RunFolder, RunRequest]:
     spec = prepare(request, "tester").spec
     world_size = spec.num_devices if spec.strategy == "ddp" else 1
     run = RunRequest(
         job_id=1, run_number=1, spec=spec, device_kind="cpu", devices=[f"cpu-{i}" for i in range(spec.num_devices)],
         world_size=world_size, num_threads=1, data_dir=str(data_dir), folder=str(folder),
+        resume=resume,
     )  # fmt: skip
     run.write()
     launch = launcher.launch(RunFolder(folder), world_size)
@@ -107,6 +110,18 @@ def test_a_summed_and_shared_middle_layer_trains_over_ranks(
     assert losses[-1] < losses[0] / 3
 
 
+def test_a_drawn_depth_is_continued_exactly(zoo_launcher: Launcher, tmp_path: Path, data_dir: Path) -> None:
+    """What a model draws comes from generators that the checkpoint holds, of every rank."""
+    request = request_for("dynamic", "ddp", "epochs=2", "passes=6")
+    whole, _ = train(zoo_launcher, tmp_path / "whole", data_dir, request)
+    checkpoint = next(e for e in events_of(whole, type_="artifact") if e["name"] == "step-6")
+    assert (checkpoint["kind"], checkpoint["epoch"]) == ("checkpoint", 1)
+    rest, _ = train(zoo_launcher, tmp_path / "rest", data_dir, request, resume=checkpoint["path"])
+    digests = [events_of(folder, type_="finished")[0]["result"]["weights_sha256"] for folder in (whole, rest)]
+    assert digests[0] == digests[1]
+    assert train_losses(rest) == train_losses(whole)[6:]
+
+
 def test_sizes_inside_and_outside_as_the_tutorial_logs_them(
     zoo_launcher: Launcher, tmp_path: Path, data_dir: Path
 ) -> None:
@@ -159,7 +174,7 @@ def test_without_a_compiler_the_error_says_so(tmp_path: Path) -> None:
 def test_the_page_has_a_row_for_each_model() -> None:
     """Whoever adds a model lets `make zoo` write the table anew."""
     page = (ROOT / "models" / "README.md").read_text()
-    listed = re.findall(r"^\| `([\w-]+)` \|.*\| (?:met|ran) \|$", page, re.MULTILINE)
+    listed = re.findall(r"^\| `([\w-]+)` \|.*(?:met|ran) \|$", page, re.MULTILINE)
     assert listed == sorted(catalog.models())
     assert "MISSED" not in page
 
