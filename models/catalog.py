@@ -56,7 +56,10 @@ LOSS_TASKS: dict[str, Task] = {
 }
 LOSS_NAMES = tuple(LOSS_TASKS)
 # What an evaluation measures, beside evaluation.py for the same reason.
-TASK_METRICS: dict[Task, tuple[str, ...]] = {"classification": ("accuracy", "loss"), "regression": ("loss",)}
+TASK_METRICS: dict[Task, tuple[str, ...]] = {
+    "classification": ("accuracy", "loss"),
+    "regression": ("loss", "mse", "mae", "r2"),
+}
 
 MODEL_TEXTS = ("summary", "source", "data", "loss", "metric", "goal", "expected")
 OPTIONAL = ("data_options", "reaches", "truth", "variants")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dljobs.models.catalog import dataset
 from dljobs.models.data import Data, TensorSplit, require_positive
@@ -28,5 +29,16 @@ def parabola_points(root: Path, *, points: int = 10, passes: int = 1000) -> Data
     """
     require_positive("parabola-points", points=points, passes=passes)
     x = torch.linspace(0, 1, points)[:, None]
-    y = x.square() - 0.5 * x + 1.5625
-    return Data(RepeatedSplit(x, y, passes), TensorSplit(x, y), sample_shape=(1,), task="regression", endless=True)
+    y = _truth(x)
+    return Data(
+        RepeatedSplit(x, y, passes),
+        TensorSplit(x, y),
+        sample_shape=(1,),
+        task="regression",
+        truth=_truth,
+        endless=True,
+    )
+
+
+def _truth(x: Tensor) -> Tensor:
+    return x.square() - 0.5 * x + 1.5625
