@@ -58,7 +58,7 @@ LOSS_NAMES = tuple(LOSS_TASKS)
 # What an evaluation measures, beside evaluation.py for the same reason.
 TASK_METRICS: dict[Task, tuple[str, ...]] = {
     "classification": ("accuracy", "loss"),
-    "regression": ("loss", "mse", "mae", "r2"),
+    "regression": ("loss", "mae", "mse", "r2"),
 }
 
 MODEL_TEXTS = ("summary", "source", "data", "loss", "metric", "goal", "expected")

@@ -40,7 +40,8 @@ class StopRule:
         """Look at what an evaluation found; why the training ends here, or nothing."""
         if self._threshold is None or not self._threshold.is_test:
             return ""
-        return self._judge(step, results[self._threshold.metric])
+        value = results.get(self._threshold.metric)
+        return "" if value is None else self._judge(step, value)  # an r2 of values that do not vary is none
 
     def _judge(self, step: int, value: float) -> str:
         assert self._threshold is not None

@@ -36,7 +36,7 @@ def cubic(root: Path, *, epoch_size: int = 32_000, seed: int = 0) -> Data:
         TensorSplit(*_pairs(test)),
         sample_shape=(3,),
         task="regression",
-        truth=_truth,
+        truth=_values,
         endless=True,
     )
 
@@ -44,9 +44,9 @@ def cubic(root: Path, *, epoch_size: int = 32_000, seed: int = 0) -> Data:
 def _pairs(x: Tensor) -> tuple[Tensor, Tensor]:
     """[n] to features [n, 3] and values [n, 1]."""
     features = torch.stack([x, x**2, x**3], dim=1)
-    return features, _truth(features)
+    return features, _values(features)
 
 
-def _truth(features: Tensor) -> Tensor:
+def _values(features: Tensor) -> Tensor:
     """[n, 3] to [n, 1]."""
     return features @ torch.tensor(WEIGHTS)[:, None] + BIAS

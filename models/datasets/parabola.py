@@ -29,16 +29,16 @@ def parabola_points(root: Path, *, points: int = 10, passes: int = 1000) -> Data
     """
     require_positive("parabola-points", points=points, passes=passes)
     x = torch.linspace(0, 1, points)[:, None]
-    y = _truth(x)
+    y = _parabola(x)
     return Data(
         RepeatedSplit(x, y, passes),
         TensorSplit(x, y),
         sample_shape=(1,),
         task="regression",
-        truth=_truth,
+        truth=_parabola,
         endless=True,
     )
 
 
-def _truth(x: Tensor) -> Tensor:
+def _parabola(x: Tensor) -> Tensor:
     return x.square() - 0.5 * x + 1.5625

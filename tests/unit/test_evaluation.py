@@ -164,7 +164,7 @@ def test_tallies_add_and_check_their_size() -> None:
 
 def test_clients_know_what_is_measured() -> None:
     values = classification(4, 3)
-    numbers = TensorSplit(torch.zeros(2, 1), torch.arange(2.0)[:, None])
+    numbers = TensorSplit(torch.zeros(2, 1), torch.tensor([[1.0], [2.0]]))
     regression = Data(numbers, numbers, sample_shape=(1,), task="regression")
     for task, data, loss in (("classification", values, CROSS_ENTROPY), ("regression", regression, find_loss("mse"))):
         result = tally(nn.Identity(), data.test, torch.arange(2), loss, data).result()
