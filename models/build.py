@@ -25,8 +25,10 @@ from .initialization import initialize
 FITTED: dict[str, Callable[[Data, Tensor], int | None]] = {
     "in_channels": lambda data, _: data.sample_shape[0] if len(data.sample_shape) == 3 else None,
     "in_features": lambda data, _: data.sample_shape[0] if len(data.sample_shape) == 1 else None,
+    "image_size": lambda data, _: data.sample_shape[2] if len(data.sample_shape) == 3 else None,
     "num_classes": lambda data, _: data.num_classes,
     "num_values": lambda data, y: y.shape[1] if data.num_classes is None and y.ndim == 2 else None,
+    "out_features": lambda data, y: data.num_classes or y[0].numel(),
 }
 
 
@@ -41,7 +43,7 @@ def build_model(name: str, options: Mapping[str, object], data: Data, init: str 
             data's samples or has too few outputs for its classes, or that has not the layers that `init` names.
     """
     entry = find_model(name)
-    settings = check_options(name, entry.options, options)
+    settings = check_options(entry.name, entry.options, options)
     x, y = data.train.batch(torch.tensor([0]))
     for option, fitted in FITTED.items():
         value = fitted(data, y)
@@ -73,14 +75,20 @@ def _try_forward(entry: ModelEntry, model: nn.Module, x: Tensor) -> Tensor:
             output = model(x)
     # Whatever the model's code raises: where even one sample fails, that is what the user must read.
     except Exception as error:
-        made_for = find_dataset(entry.data)
         raise UsageError(
-            f"{entry.name} cannot take samples of shape {shape_text(x.shape[1:])}: it is made for "
-            f"{shape_text(made_for.shape)}, as in {made_for.name} ({_first_line(error)})"
+            f"{entry.name} cannot take samples of shape {shape_text(x.shape[1:])}{_made_for(entry)} "
+            f"({_first_line(error)})"
         ) from error
     if not isinstance(output, Tensor):
         raise UsageError(f"{entry.name} gave a {type(output).__name__} where the trainer needs one tensor")
     return output
+
+
+def _made_for(entry: ModelEntry) -> str:
+    made_for = None if entry.follows_data else find_dataset(entry.data)
+    if made_for is None or made_for.shape is None:
+        return ""
+    return f": it is made for {shape_text(made_for.shape)}, as in {made_for.name}"
 
 
 def _check_output(entry: ModelEntry, output: Tensor, y: Tensor, data: Data) -> None:

@@ -2,7 +2,8 @@
 
 It owns the two decorators and what their arguments mean. It reads the declarations as text (`declarations.py`) and
 imports neither torch nor the files it lists; only `resolve`, on the side of the ranks, imports one. So a new model is
-one file with one decorator, and it appears in `dljobs models`, in validation and in the tests.
+one file with one decorator, and it appears in `dljobs models`, in validation and in the tests. A name such as
+`./net.py:Net` is not in the catalog: its entry is read from that file, whether it is declared there or not.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
-from dljobs.errors import UnknownName, UsageError
+from dljobs.errors import NotFound, UnknownName, UsageError
 
 from .declarations import Declaration, read_declarations
 from .options import Option, check_options, coerce
+from .own_code import import_symbol
+from .references import Reference
 from .threshold import parse_threshold
+from .undeclared import read_own
 
 __all__ = [
     "LOSS_NAMES",
@@ -29,6 +33,7 @@ __all__ = [
     "DatasetEntry",
     "ModelEntry",
     "Option",
+    "Reference",
     "check_options",
     "coerce",
     "dataset",
@@ -37,6 +42,8 @@ __all__ = [
     "find_model",
     "model",
     "models",
+    "own_dataset",
+    "own_model",
     "read_catalog",
     "resolve",
 ]
@@ -110,14 +117,15 @@ def dataset(
     summary: str,
     source: str,
     task: Task,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None,
     num_classes: int | None,
     downloads: bool = False,
 ) -> Callable[[Declared], Declared]:
     """Declare the function below, `(root: Path, *, option=…) -> Data`, as a dataset of the zoo.
 
-    `shape` is one sample's, without the batch; `num_classes` is None for regression; `downloads` says that it is
-    fetched from the internet where the data folder does not have it.
+    `shape` is one sample's, without the batch; `num_classes` is None for regression; both are None where they depend on
+    what the user gives. `downloads` says that it is fetched from the internet where the data folder does not have it.
+    A dataset with an option `path` is submitted as `NAME:PATH`, one with an option `task` for either task.
     """
     return lambda declared: declared
 
@@ -144,6 +152,8 @@ class ModelEntry:
     truth: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # "option=value" to fields of Training
 
+    follows_data: bool = False  # nothing is declared: it is for whatever task the data are for
+
     def defaults_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of Training that this entry sets where these options of the model are given."""
         chosen = {name: options.get(name, option.default) for name, option in self.options.items()}
@@ -154,6 +164,14 @@ class ModelEntry:
                 found |= changes
         return found
 
+    def for_task(self, task: Task) -> ModelEntry:
+        """The entry with a loss for data of that task, where it may be for any."""
+        if not self.follows_data or LOSS_TASKS[self.loss] == task:
+            return self
+        if task == "regression":
+            return replace(self, loss="mse", metric="loss", goal="min")
+        return replace(self, loss="cross_entropy", metric="accuracy", goal="max")
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
@@ -162,13 +180,18 @@ class DatasetEntry:
     name: str
     summary: str
     source: str
-    task: Task
-    shape: tuple[int, ...]  # of one sample, with default options
-    num_classes: int | None
+    task: Task  # with default options
+    shape: tuple[int, ...] | None  # of one sample, with default options; None: it depends on what is given
+    num_classes: int | None  # None also where it depends on what is given
     target: str  # "dljobs.models.datasets.digits:digits"
     options: dict[str, Option]
     doc: str
     downloads: bool = False
+    takes_root: bool = True  # its function is given the data folder first
+
+    def task_with(self, options: Mapping[str, Any]) -> Task:
+        """The task it is for with these options."""
+        return cast("Task", options["task"]) if "task" in self.options and "task" in options else self.task
 
 
 @dataclass(frozen=True)
@@ -190,30 +213,56 @@ def datasets() -> dict[str, DatasetEntry]:
 
 
 def find_model(name: str) -> ModelEntry:
-    """The model of that name.
+    """The model of that name, or the one that a reference such as `net.py:Net` names.
 
     Raises:
         UnknownName: there is none; the message holds the nearest name.
+        UsageError, NotFound: the file is not there or cannot be used.
     """
+    if reference := Reference.parse(name):
+        return own_model(_content(reference.file), reference)
     if name not in models():
         raise UnknownName("model", name, models(), hint="`dljobs models` lists them")
     return models()[name]
 
 
 def find_dataset(name: str) -> DatasetEntry:
-    """The dataset of that name.
+    """The dataset of that name, or the one that a reference such as `data.py:make_data` names.
 
     Raises:
         UnknownName: there is none; the message holds the nearest name.
+        UsageError, NotFound: the file is not there or cannot be used.
     """
+    if reference := Reference.parse(name):
+        return own_dataset(_content(reference.file), reference)
     if name not in datasets():
         raise UnknownName("dataset", name, datasets())
     return datasets()[name]
 
 
+def own_model(source: bytes, reference: Reference) -> ModelEntry:
+    """The model in a file with this content.
+
+    Raises:
+        UsageError: the file has no such name, or what it says of it cannot be used.
+    """
+    declaration = read_own(source, reference.file, reference.symbol, "model")
+    entry = _model_entry(declaration, f"{reference.file}:{declaration.symbol}")
+    return replace(entry, name=f"{reference.file.name}:{declaration.symbol}")
+
+
+def own_dataset(source: bytes, reference: Reference) -> DatasetEntry:
+    """The dataset in a file with this content; raises as `own_model`."""
+    declaration = read_own(source, reference.file, reference.symbol, "dataset")
+    entry = _dataset_entry(declaration, f"{reference.file}:{declaration.symbol}")
+    return replace(entry, name=f"{reference.file.name}:{declaration.symbol}")
+
+
 def resolve(target: str) -> Any:
-    """Import what "package.module:symbol" names. For ranks: this is where torch comes in."""
-    module, _, symbol = target.partition(":")
+    """Import what "package.module:symbol" or "folder/file.py:symbol" names. For ranks: this is where torch comes in."""
+    module, _, symbol = target.rpartition(":")
+    if module.endswith(".py"):
+        return import_symbol(Path(module), symbol)
     return getattr(importlib.import_module(module), symbol)
 
 
@@ -245,6 +294,15 @@ def _zoo() -> Catalog:
     return read_catalog(Path(__file__).parent, __package__ or "dljobs.models")
 
 
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {file}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+
+
 def _python_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix == ".py":
@@ -265,6 +323,7 @@ def _model_entry(declaration: Declaration, target: str) -> ModelEntry:
         raise declaration.error("needs num_parameters as a whole number, or None where it depends on the data")
     optional = {name: given.pop(name) for name in OPTIONAL if name in given}
     _check_optional(declaration, LOSS_TASKS[texts["loss"]], optional)
+    follows_data = bool(given.pop("follows_data", False))
     return ModelEntry(
         name=declaration.name,
         summary=texts["summary"],
@@ -280,6 +339,7 @@ def _model_entry(declaration: Declaration, target: str) -> ModelEntry:
         options=declaration.options,
         doc=declaration.doc,
         **optional,
+        follows_data=follows_data,
     )
 
 
@@ -306,12 +366,13 @@ def _dataset_entry(declaration: Declaration, target: str) -> DatasetEntry:
     if texts["task"] not in ("classification", "regression"):
         raise declaration.error(f"has the task {texts['task']!r}: it is 'classification' or 'regression'")
     shape = _taken(declaration, given, "shape")
-    if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
+    if shape is not None and (not isinstance(shape, tuple) or not all(type(size) is int for size in shape)):
         raise declaration.error(f"needs its shape as a tuple of whole numbers, not {shape!r}")
     num_classes = _taken(declaration, given, "num_classes")
-    if (num_classes is None) != (texts["task"] == "regression"):
+    # A shape that depends on what is given makes the number of classes depend on it too.
+    if shape is not None and (num_classes is None) != (texts["task"] == "regression"):
         raise declaration.error(f"has num_classes={num_classes!r}, which does not go with {texts['task']}")
-    downloads = bool(given.pop("downloads", False))
+    downloads, takes_root = bool(given.pop("downloads", False)), bool(given.pop("takes_root", True))
     if given:
         raise declaration.error(f"has an argument that no dataset takes: {', '.join(given)}")
     return DatasetEntry(
@@ -325,6 +386,7 @@ def _dataset_entry(declaration: Declaration, target: str) -> DatasetEntry:
         options=declaration.options,
         doc=declaration.doc,
         downloads=downloads,
+        takes_root=takes_root,
     )
 
 

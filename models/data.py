@@ -117,10 +117,13 @@ def load_data(name: str, options: Mapping[str, object], root: Path) -> Data:
         StorageFull: no room in the data folder.
     """
     entry = find_dataset(name)
-    settings = check_options(name, entry.options, options)
-    data: Data = resolve(entry.target)(root.expanduser(), **settings)
+    settings = check_options(entry.name, entry.options, options)
+    make = resolve(entry.target)
+    data = make(root.expanduser(), **settings) if entry.takes_root else make(**settings)
+    if not isinstance(data, Data):
+        raise UsageError(f"{entry.name} gave a {type(data).__name__}, where data are a dljobs.models.data.Data")
     for part, split in (("training", data.train), ("test", data.test)):
-        _check_split(f"the {part} data of {name}", split, data)
+        _check_split(f"the {part} data of {entry.name}", split, data)
     return data
 
 

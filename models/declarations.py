@@ -59,19 +59,30 @@ def read_declarations(file: Path) -> list[Declaration]:
     source = file.read_bytes()
     if not DECLARES.search(source):
         return []
-    try:
-        tree = ast.parse(source, filename=str(file))
-    except SyntaxError as error:
-        raise DljobsError(f"{file}:{error.lineno}: not valid Python: {error.msg}") from error
     return [
-        _read(file, node, call, kind)
-        for node in tree.body
+        read_declaration(file, node, call, kind)
+        for node in parse(source, file).body
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        for call, kind in _declaring(node)
+        for call, kind in declaring(node)
     ]
 
 
-def _declaring(node: ast.ClassDef | Function) -> Iterator[tuple[ast.Call, str]]:
+def parse(source: bytes, file: Path) -> ast.Module:
+    """The syntax of a file's text.
+
+    Raises:
+        DljobsError: it is not Python; the message holds file and line.
+    """
+    try:
+        return ast.parse(source, filename=str(file))
+    except SyntaxError as error:
+        raise DljobsError(f"{file}:{error.lineno}: not valid Python: {error.msg}") from error
+    except ValueError as error:  # a NUL byte
+        raise DljobsError(f"{file}: not valid Python: {error}") from error
+
+
+def declaring(node: ast.ClassDef | Function) -> Iterator[tuple[ast.Call, str]]:
+    """The decorators of a class or function that declare it, each with its kind."""
     for decorator in node.decorator_list:
         if isinstance(decorator, ast.Call):
             called = decorator.func
@@ -80,7 +91,8 @@ def _declaring(node: ast.ClassDef | Function) -> Iterator[tuple[ast.Call, str]]:
                 yield decorator, name
 
 
-def _read(file: Path, node: ast.ClassDef | Function, call: ast.Call, kind: str) -> Declaration:
+def read_declaration(file: Path, node: ast.ClassDef | Function, call: ast.Call, kind: str) -> Declaration:
+    """What one decorator declares."""
     where = f"{file}:{call.lineno}: @{kind}"
     arguments = {}
     for keyword in call.keywords:
@@ -111,7 +123,7 @@ def _options(file: Path, node: ast.ClassDef | Function, doc: str) -> dict[str, O
         skip = 1
     else:
         function = node
-        skip = int(any(kind == "dataset" for _, kind in _declaring(node)))
+        skip = int(any(kind == "dataset" for _, kind in declaring(node)))
     if function is None:
         return {}
     where = f"{file}:{function.lineno}: {node.name}"
@@ -122,11 +134,12 @@ def _options(file: Path, node: ast.ClassDef | Function, doc: str) -> dict[str, O
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
     parameters = list(zip(positional, defaults, strict=True))[skip:]
     parameters += zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
-    docs = _argument_docs(doc + "\n" + (ast.get_docstring(function) or ""))
-    return {arg.arg: _option(arg, default, docs.get(arg.arg, ""), file) for arg, default in parameters}
+    docs = argument_docs(doc + "\n" + (ast.get_docstring(function) or ""))
+    return {arg.arg: read_option(arg, default, docs.get(arg.arg, ""), file) for arg, default in parameters}
 
 
-def _option(arg: ast.arg, default: ast.expr | None, doc: str, file: Path) -> Option:
+def read_option(arg: ast.arg, default: ast.expr | None, doc: str, file: Path) -> Option:
+    """One annotated parameter with a literal default, as an option."""
     where = f"{file}:{arg.lineno}: parameter {arg.arg!r}"
     if default is None:
         raise DljobsError(f"{where} needs a default: every option has one")
@@ -150,7 +163,7 @@ def _option(arg: ast.arg, default: ast.expr | None, doc: str, file: Path) -> Opt
     return Option(arg.arg, option_type, value, choices, doc)
 
 
-def _argument_docs(doc: str) -> dict[str, str]:
+def argument_docs(doc: str) -> dict[str, str]:
     """What a docstring's "Args:" sections say about each parameter, on its first line."""
     docs: dict[str, str] = {}
     inside = False
