@@ -8,6 +8,7 @@ one file with one decorator, and it appears in `dljobs models`, in validation an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,16 +17,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
-from dljobs.errors import NotFound, UnknownName, UsageError
+from dljobs.errors import DljobsError, UnknownName, UsageError
 
 from .declarations import Declaration, read_declarations
 from .options import Option, check_options, coerce
-from .own_code import import_symbol
 from .references import Reference
 from .threshold import parse_threshold
-from .undeclared import read_own
+from .undeclared import FITTED_NAMES, read_own
 
 __all__ = [
+    "FITTED_NAMES",
     "LOSS_NAMES",
     "LOSS_TASKS",
     "TASK_METRICS",
@@ -217,7 +218,7 @@ def find_model(name: str) -> ModelEntry:
 
     Raises:
         UnknownName: there is none; the message holds the nearest name.
-        UsageError, NotFound: the file is not there or cannot be used.
+        UsageError: the file is not there or cannot be used.
     """
     if reference := Reference.parse(name):
         return own_model(_content(reference.file), reference)
@@ -231,7 +232,7 @@ def find_dataset(name: str) -> DatasetEntry:
 
     Raises:
         UnknownName: there is none; the message holds the nearest name.
-        UsageError, NotFound: the file is not there or cannot be used.
+        UsageError: the file is not there or cannot be used.
     """
     if reference := Reference.parse(name):
         return own_dataset(_content(reference.file), reference)
@@ -246,15 +247,17 @@ def own_model(source: bytes, reference: Reference) -> ModelEntry:
     Raises:
         UsageError: the file has no such name, or what it says of it cannot be used.
     """
-    declaration = read_own(source, reference.file, reference.symbol, "model")
-    entry = _model_entry(declaration, f"{reference.file}:{declaration.symbol}")
+    with _as_usage():
+        declaration = read_own(source, reference.file, reference.symbol, "model")
+        entry = _model_entry(declaration, f"{reference.file}:{declaration.symbol}")
     return replace(entry, name=f"{reference.file.name}:{declaration.symbol}")
 
 
 def own_dataset(source: bytes, reference: Reference) -> DatasetEntry:
     """The dataset in a file with this content; raises as `own_model`."""
-    declaration = read_own(source, reference.file, reference.symbol, "dataset")
-    entry = _dataset_entry(declaration, f"{reference.file}:{declaration.symbol}")
+    with _as_usage():
+        declaration = read_own(source, reference.file, reference.symbol, "dataset")
+        entry = _dataset_entry(declaration, f"{reference.file}:{declaration.symbol}")
     return replace(entry, name=f"{reference.file.name}:{declaration.symbol}")
 
 
@@ -262,6 +265,8 @@ def resolve(target: str) -> Any:
     """Import what "package.module:symbol" or "folder/file.py:symbol" names. For ranks: this is where torch comes in."""
     module, _, symbol = target.rpartition(":")
     if module.endswith(".py"):
+        from .own_code import import_symbol
+
         return import_symbol(Path(module), symbol)
     return getattr(importlib.import_module(module), symbol)
 
@@ -294,11 +299,22 @@ def _zoo() -> Catalog:
     return read_catalog(Path(__file__).parent, __package__ or "dljobs.models")
 
 
+@contextlib.contextmanager
+def _as_usage() -> Iterator[None]:
+    """What is wrong with a declaration is a bug in the zoo, and in a user's own file a wrong value given."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except DljobsError as error:
+        raise UsageError(error.message, error.hint) from error
+
+
 def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except FileNotFoundError:
-        raise NotFound(f"there is no file {file}") from None
+        raise UsageError(f"there is no file {file}") from None
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
 

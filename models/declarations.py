@@ -76,8 +76,9 @@ def parse(source: bytes, file: Path) -> ast.Module:
     try:
         return ast.parse(source, filename=str(file))
     except SyntaxError as error:
-        raise DljobsError(f"{file}:{error.lineno}: not valid Python: {error.msg}") from error
-    except ValueError as error:  # a NUL byte
+        # A NUL byte has no line.
+        raise DljobsError(f"{file}:{error.lineno or 1}: not valid Python: {error.msg}") from error
+    except ValueError as error:
         raise DljobsError(f"{file}: not valid Python: {error}") from error
 
 

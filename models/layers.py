@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .build import build_model
-from .catalog import DatasetEntry, find_dataset
+from .catalog import find_dataset
 from .data import Data, TensorSplit, load_data
 from .evaluation import evaluating
 
@@ -27,7 +27,7 @@ def layers(request: Mapping[str, Any]) -> dict[str, Any]:
         output_shape, num_parameters, is_reused}. Listed is what has no layers in it, or parameters of its own; a layer
         that is called again has its parameters counted at the first call. Shapes are without the batch.
     """
-    data = _sample_data(find_dataset(request["data"]), request.get("data_options") or {})
+    data = _sample_data(request["data"], request.get("data_options") or {})
     model = build_model(request["model"], request.get("model_options") or {}, data)
     x, _ = data.train.batch(torch.tensor([0]))
     found: list[dict[str, Any]] = []
@@ -37,12 +37,13 @@ def layers(request: Mapping[str, Any]) -> dict[str, Any]:
     return {**shapes, "num_parameters": counted, "layers": found}
 
 
-def _sample_data(entry: DatasetEntry, options: Mapping[str, Any]) -> Data:
+def _sample_data(name: str, options: Mapping[str, Any]) -> Data:
     """Data of the right kind: where the catalog knows it all, without loading or fetching anything."""
+    entry = find_dataset(name)
     defaults = {name: option.default for name, option in entry.options.items()}
-    if entry.num_classes is None or {**defaults, **options} != defaults:
+    if entry.shape is None or entry.num_classes is None or {**defaults, **options} != defaults:
         with tempfile.TemporaryDirectory(prefix="dljobs-layers-") as folder:
-            return load_data(entry.name, options, Path(folder))
+            return load_data(name, options, Path(folder))
     split = TensorSplit(torch.zeros(1, *entry.shape), torch.zeros(1, dtype=torch.int64))
     return Data(split, split, entry.shape, num_classes=entry.num_classes)
 

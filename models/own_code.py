@@ -21,10 +21,9 @@ from typing import Any
 
 from dljobs.errors import NotFound, UnknownName
 
-from .references import DIGEST, root_of
+from .references import DIGEST, NEVER_TAKEN, root_of
 
 PRIVATE = "dljobs_own_"
-NEVER_TAKEN = sys.stdlib_module_names | {"dljobs", "torch", "numpy"}
 
 
 def import_symbol(file: Path, symbol: str) -> Any:
@@ -56,6 +55,7 @@ def _import_file(file: Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None, f"{file} ends in .py"
     module = importlib.util.module_from_spec(spec)
+    sys.meta_path.insert(0, _Neighbours([file.parent, root]))
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -73,15 +73,14 @@ def _package(root: Path) -> str:
         package = types.ModuleType(name)
         package.__path__ = [str(root)]
         sys.modules[name] = package
-        sys.meta_path.insert(0, _Neighbours(root))
     return name
 
 
 class _Neighbours(MetaPathFinder):
-    """Finds top-level names in the frozen folder."""
+    """Finds top-level names in frozen folders."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, folders: list[Path]) -> None:
+        self.folders = folders
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
@@ -89,8 +88,9 @@ class _Neighbours(MetaPathFinder):
         """The spec of a neighbour, or None for everybody else's modules."""
         if path is not None or fullname in NEVER_TAKEN:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, [str(self.root)])
+        spec = importlib.machinery.PathFinder.find_spec(fullname, [str(folder) for folder in self.folders])
         # A folder without Python in it is no module: it must not hide an installed one.
-        if spec is not None and spec.loader is None and not any((self.root / fullname).glob("*.py")):
+        is_bare = spec is not None and spec.loader is None
+        if is_bare and not any(any((folder / fullname).glob("*.py")) for folder in self.folders):
             return None
         return spec

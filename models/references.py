@@ -7,10 +7,13 @@ know what is in the files (`undeclared.py` reads them, `own_code.py` imports the
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 REFERENCE = re.compile(r"(?P<file>.+\.py)(?::(?P<symbol>\w*))?")
+# Names that a file beside one's own never takes the place of.
+NEVER_TAKEN = sys.stdlib_module_names | {"dljobs", "torch", "numpy"}
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

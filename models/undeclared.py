@@ -32,21 +32,16 @@ def read_own(source: bytes, file: Path, symbol: str | None, kind: str) -> Declar
         kind: "model" or "dataset".
 
     Raises:
-        UsageError: not Python, no such name, or a signature that cannot be used; the message holds file and line.
+        DljobsError: not Python, no such name, or a signature that cannot be used; the message holds file and line.
     """
-    try:
-        nodes = {node.name: node for node in parse(source, file).body if isinstance(node, Node)}
-        node = nodes[symbol] if symbol in nodes else _choose(nodes, file, symbol, kind)
-        declared = {kind_: call for call, kind_ in declaring(node)}
-        if kind in declared:
-            return read_declaration(file, node, declared[kind], kind)
-        if declared:
-            raise UsageError(f"{file}:{node.lineno}: {node.name} is declared as a {next(iter(declared))}, not a {kind}")
-        return _undeclared(node, nodes, file, kind)
-    except UsageError:
-        raise
-    except DljobsError as error:
-        raise UsageError(error.message, error.hint) from error
+    nodes = {node.name: node for node in parse(source, file).body if isinstance(node, Node)}
+    node = nodes[symbol] if symbol in nodes else _choose(nodes, file, symbol, kind)
+    declared = {kind_: call for call, kind_ in declaring(node)}
+    if kind in declared:
+        return read_declaration(file, node, declared[kind], kind)
+    if declared:
+        raise UsageError(f"{file}:{node.lineno}: {node.name} is declared as a {next(iter(declared))}, not a {kind}")
+    return _undeclared(node, nodes, file, kind)
 
 
 def names_in(source: bytes, file: Path) -> list[str]:
@@ -120,9 +115,7 @@ def _first_is_root(signature: Function | None) -> bool:
     return len(positional) > len(signature.args.defaults)
 
 
-def _options(
-    signature: Function, node: Node, file: Path, doc: str, arguments: dict[str, Any]
-) -> dict[str, Option]:
+def _options(signature: Function, node: Node, file: Path, doc: str, arguments: dict[str, Any]) -> dict[str, Option]:
     spec = signature.args
     positional = spec.posonlyargs + spec.args
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
@@ -141,7 +134,7 @@ def _loose_option(arg: ast.arg, default: ast.expr | None, doc: str, file: Path) 
         types = {kind.__name__: kind for kind in PLAIN}
         if annotation not in types and arg.arg not in FITTED_NAMES:
             raise UsageError(
-                f"{file}:{arg.lineno}: parameter {arg.arg!r} has neither a default nor a type: nothing can be given to it",
+                f"{file}:{arg.lineno}: parameter {arg.arg!r} has neither a default nor a type",
                 hint=f"write {arg.arg}: int, or float, bool or str, or give it a default",
             )
         return Option(arg.arg, PLAIN[types.get(annotation, int)], None, (), doc)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dljobs.errors import NotFound
 
@@ -16,10 +17,14 @@ from .database import Database
 from .doorbell import Doorbell
 from .evaluations import NewEvaluation, add_evaluation
 from .settings import Settings
+from .sources import extract_all
 from .spec import JobSpec
 from .submission import Submitted, enqueue, prepare_evaluation
 from .views import Json
 from .weights import find_state_dict
+
+if TYPE_CHECKING:
+    from .freezing import Frozen
 
 
 def evaluate_here(
@@ -38,9 +43,10 @@ def evaluate_here(
     """
     _spec, artifact = find_state_dict(database, job_id, which)
     require_torch("evaluating", f"let a worker do it: dljobs eval {job_id} --queue")
-    spec = _prepare(database, settings, job_id, artifact["id"], data).spec
+    evaluated = _prepare(database, settings, job_id, artifact["id"], data)
+    spec = evaluated.spec
     with tempfile.TemporaryDirectory(prefix="dljobs-eval-") as folder:
-        request = trained_request(database, settings, spec, artifact["id"], Path(folder), device)
+        request = trained_request(database, settings, spec, artifact["id"], Path(folder), device, evaluated.sources)
         result = ask("evaluate", request, Path(folder), what="the evaluation")
     new = NewEvaluation(artifact["id"], spec.data, spec.data_options, result, settings.user)
     with database.write() as connection:
@@ -50,15 +56,26 @@ def evaluate_here(
 
 
 def trained_request(
-    database: Database, settings: Settings, spec: JobSpec, artifact_id: int, folder: Path, device: str
+    database: Database,
+    settings: Settings,
+    spec: JobSpec,
+    artifact_id: int,
+    folder: Path,
+    device: str,
+    given: Sequence[Frozen] = (),
 ) -> dict[str, Any]:
-    """What a child process needs to load a trained model (`dljobs.models.trained`); the weights are put in `folder`."""
-    weights = folder / "state_dict.safetensors"
+    """What a child process needs to load a trained model (`dljobs.models.trained`).
+
+    The weights, and the frozen files of a model of one's own, are put in `folder`; `given` are files that are not in
+    the database.
+    """
+    weights, sources = folder / "state_dict.safetensors", folder / "sources"
     ArtifactStore(database).fetch(artifact_id, weights)
+    extract_all(database, spec, sources, given)
     return {
-        "model": spec.model,
+        "model": spec.model_at(sources),
         "model_options": spec.model_options,
-        "data": spec.data,
+        "data": spec.data_at(sources),
         "data_options": spec.data_options,
         "loss": spec.loss,
         "data_dir": str(settings.data_dir),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, RowMapping, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -16,9 +16,13 @@ from dljobs.errors import DljobsError, NotFound, UsageError
 
 from .clock import now
 from .events import record
+from .sources import keep
 from .spec import JobSpec
 from .states import ENDED_JOBS, JOB_TRANSITIONS, PLACED_JOBS, WAITING_JOBS, JobState
 from .tables import jobs
+
+if TYPE_CHECKING:
+    from .freezing import Frozen
 
 MAX_ID = 2**63 - 1
 
@@ -36,6 +40,8 @@ class NewJob:
     max_retries: int = 2
     idempotency_key: str | None = None
     held: bool = False
+    sources: tuple[Frozen, ...] = ()  # what the spec's digests name
+    warnings: tuple[str, ...] = ()
 
 
 def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
@@ -74,6 +80,8 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         if existing is None:
             raise
         return int(existing), False
+    for source in new.sources:
+        keep(connection, source)
     record(connection, "submitted", "submitted", actor=new.user, to_state=state, job_id=job_id)
     return job_id, True
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from dljobs.errors import DljobsError
+from dljobs.models.references import locate
 
 SPEC_VERSION = 1
 
@@ -59,7 +61,22 @@ class JobSpec:
     training: Training = field(default_factory=Training)
     kind: Literal["train", "evaluate"] = "train"
     artifact_id: int | None = None  # the state_dict to load, of a job of kind "evaluate"
+    model_source: str | None = None  # digest of the frozen files that a model of one's own is in
+    data_source: str | None = None
     version: int = SPEC_VERSION
+
+    @property
+    def source_digests(self) -> list[str]:
+        """The frozen files that the job needs, each once."""
+        return sorted({digest for digest in (self.model_source, self.data_source) if digest is not None})
+
+    def model_at(self, sources: Path) -> str:
+        """What `find_model` is given where the frozen files are in the folder `sources`."""
+        return locate(self.model, self.model_source, sources)
+
+    def data_at(self, sources: Path) -> str:
+        """What `find_dataset` is given; as `model_at`."""
+        return locate(self.data, self.data_source, sources)
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys, so that equal specs are equal text."""

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from dljobs.errors import UnknownName, UsageError
-from dljobs.models.catalog import LOSS_TASKS, TASK_METRICS, DatasetEntry, ModelEntry, find_dataset, find_model
+from dljobs.models.catalog import FITTED_NAMES, TASK_METRICS, ModelEntry
 from dljobs.models.init_rule import parse_init
-from dljobs.models.options import Option, OptionType, coerce
+from dljobs.models.options import Option, OptionType, check_options, coerce
 from dljobs.models.threshold import parse_threshold
 
 from . import jobs
+from .choosing import ChosenData, absolute_path, choose_data, choose_model, match
 from .database import Database
 from .dispatch import make_plan
 from .doorbell import Doorbell
+from .freezing import Frozen
 from .jobs import NewJob
 from .scheduler import ReasonCode
 from .settings import Settings
@@ -55,6 +57,7 @@ class Request:
     num_devices: int = 1
     strategy: str = "auto"
     data: str | None = None
+    with_folder: str | None = None  # frozen together with a model or data in a file of one's own
     training: Mapping[str, Any] = field(default_factory=dict)  # fields of Training that have a flag of their own
     sets: Sequence[str] = ()  # "key=value" each
     name: str | None = None
@@ -81,14 +84,13 @@ def prepare(request: Request, user: str) -> NewJob:
     Raises:
         UsageError: something in it cannot be right; the message says what would be.
     """
-    model = find_model(request.model)
-    data = find_dataset(request.data or model.data)
-    if LOSS_TASKS[model.loss] != data.task:
-        raise UsageError(
-            f"model {model.name} is for {LOSS_TASKS[model.loss]}, and dataset {data.name} is for {data.task}",
-            f"its own dataset is {model.data}",
-        )
-    training, model_options, data_options = _resolve_options(model, data, request)
+    chosen = choose_model(request.model, request.with_folder)
+    data = choose_data(request.data or chosen.entry.data, request.with_folder)
+    sources = tuple(each.source for each in (chosen, data) if each.source is not None)
+    if request.with_folder is not None and not sources:
+        raise UsageError("--with goes with a model or data in a file of your own", "such as ./net.py:Net")
+    training, model_options, data_options = _resolve_options(chosen.entry, data, request)
+    model = match(chosen, data, data_options)
     strategy = _resolve_strategy(request.strategy, request.num_devices)
     if strategy == "ddp":
         _check_divisible(training.batch_size, request.num_devices)
@@ -96,7 +98,7 @@ def prepare(request: Request, user: str) -> NewJob:
     _check_range("max-retries", request.max_retries, 0, 1000)
     key = request.idempotency_key
     spec = JobSpec(
-        model=model.name,
+        model=chosen.name,
         data=data.name,
         loss=model.loss,
         metric=model.metric,
@@ -106,7 +108,10 @@ def prepare(request: Request, user: str) -> NewJob:
         model_options=model_options,
         data_options=data_options,
         training=training,
+        model_source=chosen.digest,
+        data_source=data.digest,
     )
+    left_out = sorted({name for source in sources for name in source.left_out})
     return NewJob(
         spec=spec,
         user=_check_text("user", user),
@@ -117,6 +122,8 @@ def prepare(request: Request, user: str) -> NewJob:
         max_retries=request.max_retries,
         idempotency_key=None if key is None else _check_text("idempotency key", key),
         held=request.held,
+        sources=sources,
+        warnings=(f"left out of the job: {', '.join(left_out[:10])}",) if left_out else (),
     )
 
 
@@ -127,7 +134,7 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
     if not created:
         same = f"idempotency key {new.idempotency_key!r} was used before: this is job {job_id}, no new one was made"
         return Submitted(job_id, created, (same,))
-    warnings = []
+    warnings = list(new.warnings)
     if not new.held and not doorbell.ring_schedule():
         warnings.append(
             f"Redis does not answer: job {job_id} is safe in the database and starts when a worker next looks there"
@@ -144,18 +151,26 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
 def prepare_evaluation(job: Mapping[Any, Any], artifact_id: int, data_name: str | None, user: str) -> NewJob:
     """A job of one device that evaluates a stored state_dict of `job` (a row) on a worker."""
     trained = JobSpec.from_json(job["spec_json"])
-    data = find_dataset(data_name or trained.data)
-    options = trained.data_options if data.name == trained.data else {key: o.default for key, o in data.options.items()}
+    name, options, digest = trained.data, trained.data_options, trained.data_source
+    sources: tuple[Frozen, ...] = ()
+    if data_name is not None and data_name != trained.data:
+        chosen = choose_data(data_name)
+        name, digest = chosen.name, chosen.digest
+        options = {**{key: o.default for key, o in chosen.entry.options.items()}, **chosen.options}
+        absolute_path(chosen.entry, options)
+        require(chosen.entry.name, chosen.entry.options, options)
+        sources = (chosen.source,) if chosen.source is not None else ()
     spec = dataclasses.replace(
         trained,
         kind="evaluate",
         artifact_id=artifact_id,
         strategy="single",
         num_devices=1,
-        data=data.name,
+        data=name,
         data_options=options,
+        data_source=digest,
     )
-    return NewJob(spec=spec, user=user, name=f"eval of {job['id']}")
+    return NewJob(spec=spec, user=user, name=f"eval of {job['id']}", sources=sources)
 
 
 def training_options() -> dict[str, Option]:
@@ -171,9 +186,10 @@ def training_options() -> dict[str, Option]:
 
 
 def _resolve_options(
-    model: ModelEntry, data: DatasetEntry, request: Request
+    model: ModelEntry, chosen: ChosenData, request: Request
 ) -> tuple[Training, dict[str, Any], dict[str, Any]]:
     """Training, model options and data options: flags over `--set` over the entry's defaults."""
+    data = chosen.entry
     rooms: dict[str, Mapping[str, Option]] = {
         "model": model.options,
         "data": data.options,
@@ -189,17 +205,34 @@ def _resolve_options(
         if value is not None:
             values["trainer"][key] = coerce(rooms["trainer"][key], value)
     # A model option that the user leaves alone stays out of the spec: the worker fits it to the data.
-    own_data = model.data_options if data.name == model.data else {}
-    data_options = {name: option.default for name, option in data.options.items()} | own_data | values["data"]
-    training = Training(**{**model.defaults_with(values["model"]), **values["trainer"]})
+    own_data = check_options(data.name, data.options, model.data_options) if chosen.name == model.data else {}
+    data_defaults = {name: option.default for name, option in data.options.items()}
+    data_options = data_defaults | own_data | chosen.options | values["data"]
+    require(model.name, model.options, values["model"])
+    require(data.name, data.options, data_options)
+    absolute_path(data, data_options)
+    declared = model.defaults_with(values["model"])
+    check_options(f"Training, which {model.name} declares", rooms["trainer"], declared)
+    training = Training(**{**declared, **values["trainer"]})
     for key, (lowest, highest) in TRAINING_RANGES.items():
         _check_range(key, getattr(training, key), lowest, highest)
     if training.lr == 0:
         raise UsageError("lr is 0: nothing would be learned", "give a positive learning rate, such as --lr 0.01")
     parse_init(training.init)
     if training.until:
-        parse_threshold(training.until, TASK_METRICS[data.task])
+        parse_threshold(training.until, TASK_METRICS[data.task_with(data_options)])
     return training, values["model"], data_options
+
+
+def require(owner: str, options: Mapping[str, Option], values: Mapping[str, Any]) -> None:
+    """Make sure that what has no default was given, unless the data will give it.
+
+    Raises:
+        UsageError: it was not.
+    """
+    for name, option in options.items():
+        if option.default is None and values.get(name) is None and name not in FITTED_NAMES:
+            raise UsageError(f"{owner} needs its option {name!r}", f"give it with --set {name}=…")
 
 
 def _parse_set(text: str, rooms: Mapping[str, Mapping[str, Option]]) -> tuple[str, str, str]:

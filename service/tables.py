@@ -182,6 +182,16 @@ leases = Table(
 _HELD = text("released_at IS NULL")
 Index("uq_leases_live", leases.c.device_id, unique=True, sqlite_where=_HELD, postgresql_where=_HELD)
 
+# What jobs bring along: archives of users' own files, by digest (source_archive.py); `jobs.spec_json` names them.
+sources = Table(
+    "sources",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("archive", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
 metrics = Table(
     "metrics",
     metadata,

@@ -226,7 +226,7 @@ def dataset_view(entry: DatasetEntry) -> Json:
         "summary": entry.summary,
         "source": entry.source,
         "task": entry.task,
-        "shape": list(entry.shape),
+        "shape": None if entry.shape is None else list(entry.shape),
         "num_classes": entry.num_classes,
         "downloads": entry.downloads,
         "options": _options_view(entry.options),

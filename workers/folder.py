@@ -48,6 +48,11 @@ class RunFolder:
         """The checkpoint to continue from, put there by the supervisor."""
         return self.path / "resume.safetensors"
 
+    @property
+    def sources(self) -> Path:
+        """Frozen files of the user's, each archive in a folder named by its digest."""
+        return self.path / "sources"
+
     def events(self, rank: int) -> Path:
         """The events of a rank, one JSON object a line."""
         return self.path / f"rank-{rank}.jsonl"

@@ -21,6 +21,7 @@ from dljobs.service.database import Database
 from dljobs.service.evaluations import add_of_job
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome, RunKey, end_run, mark_running
+from dljobs.service.sources import extract_all
 from dljobs.service.spec import JobSpec
 
 from .channel import Event, request_stop
@@ -180,6 +181,7 @@ class Supervisor:
     def _prepare(self) -> RunRequest:
         """Make the folder and fetch what the ranks need from the store."""
         self._folder.create()
+        extract_all(self._database, self.spec, self._folder.sources)
         resume = self._fetch_checkpoint()
         state_dict = None
         if self.spec.artifact_id is not None:

@@ -19,7 +19,7 @@ from dljobs.models.losses import Loss, find_loss
 from dljobs.models.weights import load_weights
 
 from .channel import EventWriter
-from .folder import RunRequest, write_whole
+from .folder import RunFolder, RunRequest, write_whole
 from .random_state import seed_all
 from .strategies import Strategy
 
@@ -46,9 +46,10 @@ def load_workload(request: RunRequest, strategy: Strategy, channel: EventWriter)
     spec = request.spec
     if strategy.rank == 0:
         channel.write("stage", text=f"loading {spec.data}")
-    data = load_data(spec.data, spec.data_options, Path(request.data_dir))
+    sources = RunFolder(Path(request.folder)).sources
+    data = load_data(spec.data_at(sources), spec.data_options, Path(request.data_dir))
     seed_all(spec.training.seed)
-    model = build_model(spec.model, spec.model_options, data, spec.training.init)
+    model = build_model(spec.model_at(sources), spec.model_options, data, spec.training.init)
     return Workload(data, model.to(strategy.device), find_loss(spec.loss))
 
 

@@ -31,6 +31,7 @@ def models(settings: Settings, /, *, name: str | None, as_json: bool) -> None:
     Examples:
       dljobs models
       dljobs models lenet
+      dljobs models ./net.py:Net
     """
     from dljobs.models import catalog
     from dljobs.service.views import dataset_view, model_view
@@ -44,8 +45,8 @@ def models(settings: Settings, /, *, name: str | None, as_json: bool) -> None:
             print_json("catalog", found)
         else:
             _print_all(found)
-    elif name in catalog.models():
-        _show_model(settings, model_view(catalog.models()[name]), as_json=as_json)
+    elif name in catalog.models() or catalog.Reference.parse(name):
+        _show_model(settings, name, model_view(catalog.find_model(name)), as_json=as_json)
     elif name in catalog.datasets():
         view = dataset_view(catalog.datasets()[name])
         print_json("dataset", view) if as_json else _print_dataset(view)
@@ -53,20 +54,21 @@ def models(settings: Settings, /, *, name: str | None, as_json: bool) -> None:
         raise UnknownName("model", name, [*catalog.models(), *catalog.datasets()], hint="`dljobs models` lists them")
 
 
-def _show_model(settings: Settings, model: Json, *, as_json: bool) -> None:
+def _show_model(settings: Settings, name: str, model: Json, *, as_json: bool) -> None:
     from dljobs.service.layers import load_layers
     from dljobs.service.submission import Request, prepare
 
-    spec = prepare(Request(model["name"]), settings.user).spec
     if not as_json:
         _print_model(model)  # at once: torch takes its time
-    layers, why_not = None, ""
+    spec, layers, why_not = None, None, ""
     try:
-        layers = load_layers(spec)
-    except DljobsError as error:
+        new = prepare(Request(name), settings.user)
+        spec = json.loads(new.spec.to_json())
+        layers = load_layers(new)
+    except DljobsError as error:  # also a model of one's own that lacks an option or a neighbour
         why_not = error.message
     if as_json:
-        print_json("model", {**model, "spec": json.loads(spec.to_json()), "layers": layers})
+        print_json("model", {**model, "spec": spec, "layers": layers})
     elif layers is None:
         say(f"its layers cannot be listed: {why_not}")
     else:
@@ -168,5 +170,5 @@ def _count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
-def _shape(sizes: list[int]) -> str:
-    return "×".join(map(str, sizes))
+def _shape(sizes: list[int] | None) -> str:
+    return "" if sizes is None else "×".join(map(str, sizes))

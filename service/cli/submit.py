@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,10 +24,39 @@ Json = dict[str, Any]
 TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "seed", "init", "until")
 
 
+def complete_own(incomplete: str) -> list[CompletionItem]:
+    """What goes on from `./ne` or `net.py:`; nothing where a name of the catalog is begun."""
+    file, colon, symbol = incomplete.partition(":")
+    if colon and file.endswith(".py"):
+        from dljobs.models.undeclared import names_in
+
+        try:
+            source = Path(file).read_bytes()
+        except OSError:
+            return []
+        return [CompletionItem(f"{file}:{name}") for name in names_in(source, Path(file)) if name.startswith(symbol)]
+    # The shell itself completes paths.
+    return [CompletionItem(incomplete, type="file")] if incomplete.startswith((".", "/", "~")) else []
+
+
+def complete_data(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The datasets that begin so; Python files of one's own, and paths behind `csv:` and the like."""
+    from dljobs.models.catalog import datasets
+
+    kind, colon, path = incomplete.partition(":")
+    if colon and kind in datasets():
+        return [CompletionItem(path, type="file")]
+    if own := complete_own(incomplete):
+        return own
+    return [CompletionItem(n, help=entry.summary) for n, entry in datasets().items() if n.startswith(incomplete)]
+
+
 def complete_model(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The zoo's models that begin so."""
+    """The zoo's models that begin so; Python files of one's own, and what is in them."""
     from dljobs.models.catalog import models
 
+    if own := complete_own(incomplete):
+        return own
     return [CompletionItem(name, help=entry.summary) for name, entry in models().items() if name.startswith(incomplete)]
 
 
@@ -34,7 +64,8 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 @click.argument("model", shell_complete=complete_model)
 @click.option("--gpus", "num_devices", metavar="N", type=int, default=1, show_default=True, help="Devices to train on.")
 @click.option("--strategy", metavar="NAME", default="auto", show_default=True, help="auto, single, dp or ddp.")
-@click.option("--data", metavar="NAME", help="The dataset; each model has a default.")
+@click.option("--data", metavar="NAME", shell_complete=complete_data, help="The dataset; each model has a default.")
+@click.option("--with", "with_folder", metavar="DIR", help="Freeze this folder together with ./net.py:Net.")
 @click.option("--epochs", metavar="N", help="Passes over the training data.")
 @click.option("--batch-size", metavar="N", help="Global: shared out among the devices.")
 @click.option("--lr", metavar="RATE", help="Learning rate.")
@@ -69,6 +100,7 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
       dljobs submit lenet --gpus 4 --follow
       dljobs submit lenet --epochs 5 --lr 0.1 --set momentum=0.8 --tag trial
       dljobs submit lenet --init xavier_uniform --until 'test.accuracy>0.98'
+      dljobs submit ./net.py:Net --data ./data.py:make_data --set width=64
       dljobs submit lenet --dry-run --json
     """
     wait, follow, dry_run = (options.pop(name) for name in ("wait", "follow", "dry_run"))

@@ -1,0 +1,105 @@
+"""Files of one's own on the command line: what `submit` refuses, what `models` shows, how names are completed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.shell_completion import CompletionItem
+
+from dljobs.service.cli.submit import complete_data, complete_model
+from tests.unit.cli.test_submit import num_jobs
+
+NET = '''
+from torch import nn
+
+class Net(nn.Module):
+    """A net of mine."""
+
+    def __init__(self, depth: int, width: int = 8):
+        """Built."""
+
+def make(root): ...
+'''
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "work"
+    (folder / "beside").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    (folder / "net.py").write_text(NET)
+    (folder / "bad.py").write_text("class Net(:\n")
+    (folder / "needy.py").write_text("import net\nclass Net: ...\n")
+    (folder / "declared.py").write_text('@model("x", epoch=3)\nclass Net:\n    """Doc."""\n')
+    (folder / "wrong.py").write_text(
+        '@model("x", summary="s", source="s", num_parameters=None, data="digits", loss="cross_entropy",\n'
+        '       metric="accuracy", goal="max", expected="e", epoch=3)\nclass Net:\n    """Doc."""\n'
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["./nett.py:Net"], ["there is no file nett.py"]),
+        (["./net.py:Ned"], ["unknown class or function in net.py: 'Ned': did you mean 'Net'?"]),
+        (["./net.py"], ["net.py has 2 classes and functions: say which is the model", "net.py:Net, net.py:make"]),
+        (["./bad.py:Net"], ["bad.py:1: not valid Python"]),
+        (["./net.py:Net"], ["net.py:Net needs its option 'depth'", "--set depth=…"]),
+        (["./net.py:Net", "--set", "dept=3"], ["unknown option 'dept': did you mean 'depth'?"]),
+        (["./net.py:Net", "--set", "depth=deep"], ["option 'depth' takes a whole number, not 'deep'"]),
+        (["./needy.py:Net"], ["needy.py:1 imports net, which lies beside it", "--with ."]),
+        (["./needy.py:Net", "--with", "beside"], ["needy.py:1 imports net"]),
+        (["./needy.py:Net", "--with", "/etc"], ["neither a folder around needy.py nor one beside it"]),
+        (["./needy.py:Net", "--with", "nowhere"], ["there is no folder nowhere"]),
+        (["./declared.py:Net"], ["declared.py:1: model 'x' lacks the argument 'summary'"]),
+        (["./wrong.py:Net"], ["'epoch'", "did you mean 'epochs'?"]),
+        (["lenet", "--with", "."], ["--with goes with a model or data in a file of your own"]),
+        (["lenet", "--data", "./net.py:mak"], ["did you mean 'make'?"]),
+        (["lenet", "--data", "digits:here"], ["dataset digits takes no path"]),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_is_written(dljobs, world, redis, arguments, words):
+    done = dljobs("submit", *arguments)
+    assert done.code == 2
+    assert done.out == ""
+    for word in words:
+        assert word in done.err
+    assert "Traceback" not in done.err
+    assert num_jobs(world) == 0
+
+
+def test_a_model_of_ones_own_is_a_job_like_any_other(dljobs, world, redis, folder):
+    (folder / "x.pt").touch()
+    done = dljobs("submit", "./net.py:Net", "--set", "depth=2", "--with", ".", "--json")
+    spec = done.json["request"]["spec"]
+    assert (spec["model"], spec["model_options"], spec["data"]) == ("net.py:Net", {"depth": 2}, "digits")
+    assert len(spec["model_source"]) == 64
+    assert spec["data_source"] is None
+    assert done.json["job"]["model"] == "net.py:Net"
+    assert "warning: left out of the job: x.pt" in done.err
+    again = dljobs("submit", "lenet", "--data", "./net.py:make", "--dry-run", "--json")
+    assert again.json["request"]["spec"]["data"] == "net.py:make"
+
+
+def test_its_options_are_listed(dljobs):
+    done = dljobs("models", "./net.py:Net")
+    assert done.code == 0
+    assert "net.py:Net: A net of mine." in done.out
+    assert "depth" in done.out
+    assert dljobs("models", "./net.py:Net", "--json").json["options"][0]["default"] is None
+
+
+def values(items: list[CompletionItem]) -> list[tuple[str, str]]:
+    return [(item.value, item.type) for item in items]
+
+
+def test_names_in_files_and_paths_are_completed():
+    assert values(complete_model(None, None, "./net.py:")) == [("./net.py:Net", "plain"), ("./net.py:make", "plain")]
+    assert values(complete_model(None, None, "./ne")) == [("./ne", "file")]
+    assert values(complete_model(None, None, "./none.py:")) == []
+    assert values(complete_model(None, None, "./bad.py:")) == []
+    assert ("lenet", "plain") in values(complete_model(None, None, "len"))
+    assert values(complete_data(None, None, "net.py:ma")) == [("net.py:make", "plain")]
+    assert ("digits", "plain") in values(complete_data(None, None, "dig"))
