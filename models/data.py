@@ -86,6 +86,7 @@ class Data:
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     task: Task = "classification"
+    from_raw: Callable[[Tensor], Tensor] | None = None  # what a row as the user has it goes through to become a sample
     truth: Callable[[Tensor], Tensor] | None = None
     endless: bool = False
 

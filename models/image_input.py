@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dljobs.errors import DataError, UsageError
+from dljobs.errors import UsageError
 
 from .build import shape_text
-from .datasets.images import to_unit_range
+from .datasets.images import read_image, to_unit_range
 
 
 def read_images(paths: Sequence[Path], shape: tuple[int, ...]) -> Tensor:
@@ -29,24 +29,7 @@ def read_images(paths: Sequence[Path], shape: tuple[int, ...]) -> Tensor:
     """
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UsageError(f"an image cannot become a sample of shape {shape_text(shape)}", "give rows of numbers")
-    return torch.cat([to_unit_range(_read_image(path, shape)[None]) for path in paths])
-
-
-def _read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """uint8 [c, h, w]."""
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    channels, height, width = shape
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
-    on_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    resized = on_white.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(resized, dtype=np.uint8))
-    return pixels.reshape(height, width, channels).permute(2, 0, 1)
+    return torch.cat([to_unit_range(read_image(path, shape)[None]) for path in paths])
 
 
 def to_pixels(samples: Tensor) -> Tensor:

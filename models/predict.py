@@ -63,11 +63,12 @@ def _samples(request: Mapping[str, Any], data: Data) -> Samples:
         truths = [path.parent.name if path.parent.name in known else None for path in paths]
         return Samples(read_images(paths, data.sample_shape), request["images"], truths)
     if "rows" in request:
-        return Samples(_from_rows(request["rows"], data.sample_shape), request["names"], [None] * len(request["rows"]))
+        return Samples(_from_rows(request["rows"], data), request["names"], [None] * len(request["rows"]))
     return _test_samples(request.get("test"), request.get("limit"), data)
 
 
-def _from_rows(rows: Sequence[Sequence[float]], shape: tuple[int, ...]) -> Tensor:
+def _from_rows(rows: Sequence[Sequence[float]], data: Data) -> Tensor:
+    shape = data.sample_shape
     wanted = torch.Size(shape).numel()
     for row in rows:
         if len(row) != wanted:
@@ -75,7 +76,8 @@ def _from_rows(rows: Sequence[Sequence[float]], shape: tuple[int, ...]) -> Tenso
                 f"a row has {len(row)} numbers, and samples of shape {shape_text(shape)} need {wanted}",
                 hint="give the inputs only, without what is to be predicted",
             )
-    return torch.tensor(rows, dtype=torch.float32).reshape(-1, *shape)
+    x = torch.tensor(rows, dtype=torch.float64)
+    return (data.from_raw(x) if data.from_raw is not None else x.float()).reshape(-1, *shape)
 
 
 def _test_samples(indices: Sequence[int] | None, limit: int | None, data: Data) -> Samples:

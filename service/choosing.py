@@ -91,21 +91,26 @@ def choose_data(text: str, folder: str | None = None) -> ChosenData:
     return ChosenData(made, _spec_name(frozen, made.target), frozen)
 
 
-def match(chosen: ChosenModel, data: ChosenData, options: Mapping[str, Any]) -> ModelEntry:
+def match(
+    chosen: ChosenModel, data: ChosenData, model_options: Mapping[str, Any], data_options: Mapping[str, Any]
+) -> ModelEntry:
     """The model's entry with a loss for these data.
 
-    Args:
-        options: of the data, resolved.
-
     Raises:
-        UsageError: the model is for another task.
+        UsageError: the model is for another task, or was given fewer classes than the data have.
     """
-    task = data.entry.task_with(options)
+    task = data.entry.task_with(data_options)
     model = chosen.entry.for_task(task)
     if LOSS_TASKS[model.loss] != task:
         raise UsageError(
             f"model {model.name} is for {LOSS_TASKS[model.loss]}, and dataset {data.entry.name} is for {task}",
             f"its own dataset is {model.data}",
+        )
+    known, given = data_options.get("num_classes", data.entry.num_classes), model_options.get("num_classes")
+    if known is not None and given is not None and given < known:
+        raise UsageError(
+            f"{model.name} was given {given} classes, and {data.entry.name} has {known}",
+            f"leave num_classes out, or set it to {known}",
         )
     return model
 

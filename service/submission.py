@@ -90,7 +90,7 @@ def prepare(request: Request, user: str) -> NewJob:
     if request.with_folder is not None and not sources:
         raise UsageError("--with goes with a model or data in a file of your own", "such as ./net.py:Net")
     training, model_options, data_options = _resolve_options(chosen.entry, data, request)
-    model = match(chosen, data, data_options)
+    model = match(chosen, data, model_options, data_options)
     strategy = _resolve_strategy(request.strategy, request.num_devices)
     if strategy == "ddp":
         _check_divisible(training.batch_size, request.num_devices)
@@ -205,9 +205,8 @@ def _resolve_options(
         if value is not None:
             values["trainer"][key] = coerce(rooms["trainer"][key], value)
     # A model option that the user leaves alone stays out of the spec: the worker fits it to the data.
-    own_data = check_options(data.name, data.options, model.data_options) if chosen.name == model.data else {}
     data_defaults = {name: option.default for name, option in data.options.items()}
-    data_options = data_defaults | own_data | chosen.options | values["data"]
+    data_options = data_defaults | _wanted_of_data(model, chosen) | chosen.options | values["data"]
     require(model.name, model.options, values["model"])
     require(data.name, data.options, data_options)
     absolute_path(data, data_options)
@@ -222,6 +221,14 @@ def _resolve_options(
     if training.until:
         parse_threshold(training.until, TASK_METRICS[data.task_with(data_options)])
     return training, values["model"], data_options
+
+
+def _wanted_of_data(model: ModelEntry, chosen: ChosenData) -> dict[str, Any]:
+    """What a model asks of its own data; of other images too it wants the size that it is made for."""
+    options = chosen.entry.options
+    is_own = chosen.name == model.data
+    wanted = {name: value for name, value in model.data_options.items() if is_own or name == "image_size"}
+    return check_options(chosen.name, options, {k: v for k, v in wanted.items() if is_own or k in options})
 
 
 def require(owner: str, options: Mapping[str, Option], values: Mapping[str, Any]) -> None:

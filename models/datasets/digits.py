@@ -12,6 +12,7 @@ from dljobs.models.catalog import dataset
 from dljobs.models.data import Data, TensorSplit
 
 from .prepared import prepared
+from .splitting import stratified
 
 NUM_CLASSES = 10
 TEST_SHARE = 0.2
@@ -35,7 +36,7 @@ def digits(root: Path, *, seed: int = 0) -> Data:
     tensors = prepared(root / "digits-1.safetensors", _from_scikit_learn)
     images, labels = tensors["images"], tensors["labels"].long()
     pixels = functional.interpolate(images[:, None].float() / 8 - 1, size=32, mode="bilinear", align_corners=False)
-    train, test = _stratified(labels, seed)
+    train, test = stratified(labels, NUM_CLASSES, TEST_SHARE, seed)
     return Data(
         TensorSplit(pixels[train], labels[train]),
         TensorSplit(pixels[test], labels[test]),
@@ -53,16 +54,3 @@ def _from_scikit_learn() -> dict[str, Tensor]:
         "images": torch.tensor(bunch.images, dtype=torch.uint8),  # [1797, 8, 8], 0 to 16
         "labels": torch.tensor(bunch.target, dtype=torch.uint8),
     }
-
-
-def _stratified(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Sorted indices of the training and the test samples, the same share of each class."""
-    generator = torch.Generator().manual_seed(seed)
-    train, test = [], []
-    for label in range(NUM_CLASSES):
-        members = (labels == label).nonzero().flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
-        num_test = round(len(members) * TEST_SHARE)
-        test.append(members[:num_test])
-        train.append(members[num_test:])
-    return torch.cat(train).sort().values, torch.cat(test).sort().values

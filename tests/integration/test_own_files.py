@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dljobs.errors import CorruptArtifact
 from dljobs.service import sources
@@ -130,6 +131,29 @@ def test_data_of_ones_own(cluster: Cluster, folder: Path) -> None:
     )
     job = cluster.wait_for_end(queued.job_id)
     assert json.loads(job["result_json"])["num_samples"] == 40
+
+
+def test_images_and_tables_of_ones_own(cluster: Cluster, folder: Path) -> None:
+    for number in range(20):
+        for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+            (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 9), colour).save(folder / "pictures" / name / f"{number}.png")
+    (folder / "table.csv").write_text("a,b\n" + "".join(f"{n / 10},{3 * n}\n" for n in range(50)))
+    images = cluster.submit("lenet", "split=0.25", "epochs=3", data=f"imagefolder:{folder}/pictures", num_devices=2)
+    table = cluster.submit(
+        f"{folder}/line.py:net", "task=regression", "epochs=30", "lr=0.3", data=f"csv:{folder}/table.csv"
+    )
+    gone = cluster.submit("lenet", data=f"imagefolder:{folder}/gone", max_retries=0)
+    job = cluster.wait_for_end(images)
+    assert job["state"] == "succeeded", cluster.log(images)
+    result = json.loads(job["result_json"])
+    assert (result["num_samples"], list(result["per_class"])) == (10, ["blue", "red"])
+    job = cluster.wait_for_end(table)
+    assert job["state"] == "succeeded", cluster.log(table)
+    assert json.loads(job["result_json"])["loss"] < 1
+    job = cluster.wait_for_end(gone, timeout_s=30)
+    assert (job["state"], job["failure_class"]) == ("failed", "data")
+    assert f"has no folder {folder}/gone" in job["reason"]
 
 
 def test_an_undeclared_model_on_undeclared_regression_data(cluster: Cluster, folder: Path) -> None:

@@ -34,7 +34,7 @@ def test_flags_win_over_set_over_the_models_own_over_the_defaults() -> None:
 
 def test_a_model_option_that_is_left_alone_is_left_to_the_worker() -> None:
     assert prepare(Request("lenet"), "ada").spec.model_options == {}
-    assert prepare(Request("lenet", sets=["model.num_classes=3"]), "ada").spec.model_options == {"num_classes": 3}
+    assert prepare(Request("lenet", sets=["model.num_classes=12"]), "ada").spec.model_options == {"num_classes": 12}
 
 
 def test_a_datas_options_are_frozen_into_the_spec() -> None:

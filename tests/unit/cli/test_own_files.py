@@ -58,6 +58,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["lenet", "--with", "."], ["--with goes with a model or data in a file of your own"]),
         (["lenet", "--data", "./net.py:mak"], ["did you mean 'make'?"]),
         (["lenet", "--data", "digits:here"], ["dataset digits takes no path"]),
+        (["lenet", "--data", "imagefolder"], ["dataset imagefolder needs a path", "--data imagefolder:PATH"]),
+        (
+            ["lenet", "--data", "csv:x.csv", "--set", "task=regression"],
+            ["lenet is for classification, and dataset csv"],
+        ),
+        (["lenet", "--set", "num_classes=3"], ["lenet was given 3 classes, and digits has 10", "set it to 10"]),
     ],
 )
 def test_what_cannot_be_right_is_refused_before_anything_is_written(dljobs, world, redis, arguments, words):
@@ -81,6 +87,16 @@ def test_a_model_of_ones_own_is_a_job_like_any_other(dljobs, world, redis, folde
     assert "warning: left out of the job: x.pt" in done.err
     again = dljobs("submit", "lenet", "--data", "./net.py:make", "--dry-run", "--json")
     assert again.json["request"]["spec"]["data"] == "net.py:make"
+
+
+def test_paths_of_data_are_made_absolute(dljobs, redis, folder):
+    for arguments in (["--data", "imagefolder:beside"], ["--data", "imagefolder", "--set", "path=beside"]):
+        spec = dljobs("submit", "lenet", *arguments, "--dry-run", "--json").json["request"]["spec"]
+        assert (spec["data"], spec["data_options"]["path"]) == ("imagefolder", str(folder / "beside"))
+    table = dljobs("submit", "./net.py:Net", "--set", "depth=1", "--data", "csv:~/x.csv", "--set", "task=regression",
+                   "--dry-run", "--json").json["request"]["spec"]  # fmt: skip
+    assert table["data_options"]["path"] == str(Path.home() / "x.csv")
+    assert (table["loss"], table["metric"], table["goal"]) == ("mse", "loss", "min")
 
 
 def test_its_options_are_listed(dljobs):

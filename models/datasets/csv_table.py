@@ -1,0 +1,212 @@
+"""csv: rows of numbers of one's own, to learn one column from the others."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dljobs.errors import DataError, UnknownName, UsageError
+from dljobs.models.catalog import dataset
+from dljobs.models.data import Data, TensorSplit
+
+from .given_path import given_path
+from .splitting import check_share, stratified
+
+MAX_CLASSES = 1000
+
+
+@dataset(
+    "csv",
+    summary="a table of your own: csv:PATH, one column learned from the others",
+    source="your file",
+    task="classification",
+    shape=None,
+    num_classes=None,
+)
+def csv_table(  # noqa: PLR0913 (each is an option for --set)
+    root: Path,
+    *,
+    path: str = "",
+    target: str = "",
+    task: Literal["classification", "regression"] = "classification",
+    header: Literal["auto", "yes", "no"] = "auto",
+    ignore: str = "",
+    delimiter: str = ",",
+    split: float = 0.2,
+    seed: int = 0,
+) -> Data:
+    """Each feature shifted and scaled to mean 0 and deviation 1, both measured on the training rows alone.
+
+    Args:
+        path: the file, on every machine that trains
+        target: name or number (from 1) of the column to learn; the last one unless given
+        task: classification (any text is a class) or regression
+        header: whether the first line has names; auto: if no number is in it
+        ignore: names or numbers of columns to leave out, with commas between them
+        delimiter: what stands between cells; "tab" for a tabulator
+        split: share of the rows for tests
+        seed: of the split
+    """
+    check_share("csv", split)
+    table = _read(given_path("csv", path, is_folder=False), header, "\t" if delimiter == "tab" else delimiter)
+    target_column = table.column(target) if target else len(table.names) - 1
+    left_out = {table.column(name.strip()) for name in ignore.split(",") if name.strip()}
+    if target_column in left_out:
+        raise UsageError(f"column {table.names[target_column]!r} of {table.path} is both the target and ignored")
+    features = [column for column in range(len(table.names)) if column != target_column and column not in left_out]
+    if not features:
+        raise DataError(f"{table.path} has no column besides the target {table.names[target_column]!r}")
+    x = torch.tensor(table.numbers(features, "leave such columns out: --set ignore=NAME"), dtype=torch.float64)
+    if task == "regression":
+        y = torch.tensor(table.numbers([target_column], "for classes: --set task=classification")).float()
+        names, labels = None, torch.zeros(len(y), dtype=torch.int64)
+    else:
+        names, labels = table.classes(target_column)
+        y = labels
+    train, test = stratified(labels, len(names or " "), split, seed)
+    if not len(train) or not len(test):
+        raise DataError(f"{table.path} has {len(y)} rows: too few to split off {split:g} of them for tests")
+    scaling = Scaling.of(x[train])
+    return Data(
+        TensorSplit(scaling(x[train]), y[train]),
+        TensorSplit(scaling(x[test]), y[test]),
+        sample_shape=(len(features),),
+        num_classes=None if names is None else len(names),
+        class_names=names,
+        task=task,
+        from_raw=scaling,
+    )
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The shift and scale of each feature [n]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Scaling:
+        """That which gives the rows x [rows, n] mean 0 and deviation 1; a constant feature is only shifted."""
+        deviation = x.std(0, correction=0)
+        return cls(x.mean(0), torch.where(deviation > 0, deviation, 1.0))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ((x.double() - self.mean) / self.deviation).float()
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a file, each row with the line it begins on."""
+
+    path: Path
+    names: list[str]
+    rows: list[tuple[int, list[str]]]
+
+    def column(self, word: str) -> int:
+        """The column of that name or number.
+
+        Raises:
+            UnknownName: there is none.
+        """
+        if word in self.names:
+            return self.names.index(word)
+        if word.isascii() and word.isdigit() and 1 <= int(word) <= len(self.names):
+            return int(word) - 1
+        raise UnknownName(f"column of {self.path}:", word, self.names)
+
+    def numbers(self, columns: list[int], hint: str) -> list[list[float]]:
+        """These columns as numbers.
+
+        Raises:
+            DataError: a cell is none; the message holds file, line and column.
+        """
+        return [[self._number(line, cells, column, hint) for column in columns] for line, cells in self.rows]
+
+    def classes(self, column: int) -> tuple[tuple[str, ...], Tensor]:
+        """The names of the classes, in order, and each row's label as int64 [n].
+
+        Raises:
+            DataError: an empty cell, only one class, or what must be values.
+        """
+        cells = [(line, row[column].strip()) for line, row in self.rows]
+        what = f"column {self.names[column]!r}"
+        empty = next((line for line, cell in cells if not cell), None)
+        if empty is not None:
+            raise DataError(f"{self.path}:{empty}: {what} is empty, and it is the class to learn")
+        names = sorted({cell for _line, cell in cells}, key=_natural)
+        if len(names) < 2:
+            raise DataError(f"{self.path}: {what} holds nothing but {names[0]!r}: there is nothing to learn")
+        if len(names) > MAX_CLASSES or any(_is_fraction(name) for name in names):
+            raise DataError(
+                f"{self.path}: {what} holds {len(names)} different values such as {names[-1]!r}: these are no classes",
+                hint="to learn values: --set task=regression",
+            )
+        index = {name: number for number, name in enumerate(names)}
+        return tuple(names), torch.tensor([index[cell] for _line, cell in cells])
+
+    def _number(self, line: int, cells: list[str], column: int, hint: str) -> float:
+        try:
+            value = float(cells[column])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            cell = cells[column].strip()
+            wrong = f"{cell[:40]!r} in column {self.names[column]!r} is no number" if cell else ""
+            raise DataError(f"{self.path}:{line}: {wrong or f'column {self.names[column]!r} is empty'}", hint)
+        return value
+
+
+def _read(path: Path, header: str, delimiter: str) -> Table:
+    """Raises DataError: not text, not CSV, nothing in it, or a row of another length."""
+    if len(delimiter) != 1:
+        raise UsageError(f"option 'delimiter' of csv is one character, or tab, not {delimiter!r}")
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            line = 1
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    rows.append((line, cells))
+                line = reader.line_num + 1
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from error
+    if not rows:
+        raise DataError(f"{path} is empty")
+    first = rows[0][1]
+    has_names = header == "yes" or (header == "auto" and not any(_is_number(cell) for cell in first))
+    names = [cell.strip() for cell in first] if has_names else [str(number + 1) for number in range(len(first))]
+    if twice := next((name for name, group in itertools.groupby(sorted(names)) if len(list(group)) > 1), None):
+        raise DataError(f"{path}:{rows[0][0]}: two columns are called {twice!r}")
+    table = Table(path, names, rows[1:] if has_names else rows)
+    for line, cells in table.rows:
+        if len(cells) != len(names):
+            raise DataError(f"{path}:{line}: {len(cells)} cells, where the first line has {len(names)}")
+    if not table.rows:
+        raise DataError(f"{path} has a header and no rows")
+    return table
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_fraction(cell: str) -> bool:
+    return _is_number(cell) and not float(cell).is_integer()
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Numbers by their value, then words."""
+    return (0, float(name), name) if _is_number(name) else (1, 0.0, name)

@@ -1,0 +1,224 @@
+"""Data of one's own: folders of images and tables, as they should be and as they are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dljobs.errors import DataError, UnknownName, UsageError
+from dljobs.models.data import Data, load_data
+from dljobs.models.datasets import imagefolder as images
+from dljobs.models.datasets.images import IMAGE_SUFFIXES
+from dljobs.models.predict import predict
+from dljobs.service import inputs
+
+
+def paint(path: Path, colour: tuple[int, int, int] = (255, 0, 0), size: tuple[int, int] = (8, 6)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    for part, count in (("train", 5), ("test", 2)):
+        for number in range(count):
+            paint(folder / part / "red" / f"{number}.png", (255, 0, 0))
+            paint(folder / part / "blue" / f"{number}.jpg", (0, 0, 255))
+    return folder
+
+
+def load_images(tmp_path: Path, folder: Path, **options: object) -> Data:
+    return load_data("imagefolder", {"path": str(folder), **options}, tmp_path / "data")
+
+
+def test_images_become_samples_with_the_names_of_their_folders(tmp_path: Path, pictures: Path) -> None:
+    data = load_images(tmp_path, pictures, image_size=4)
+    assert (len(data.train), len(data.test)) == (10, 4)
+    assert (data.sample_shape, data.num_classes, data.class_names) == ((3, 4, 4), 2, ("blue", "red"))
+    x, y = data.test.batch(torch.arange(4))
+    assert (x.shape, x.dtype, y.tolist()) == ((4, 3, 4, 4), torch.float32, [0, 0, 1, 1])
+    assert torch.equal(x[3, :, 0, 0], torch.tensor([1.0, -1.0, -1.0]))
+    grey = load_images(tmp_path, pictures, image_size=4, channels=1)
+    assert grey.train.batch(torch.tensor([0]))[0].shape == (1, 1, 4, 4)
+
+
+def test_a_share_is_split_off_each_class_by_seed(tmp_path: Path, pictures: Path) -> None:
+    whole = pictures / "train"
+    data = load_images(tmp_path, whole, split=0.4)
+    assert (len(data.train), len(data.test)) == (6, 4)
+    assert data.test.batch(torch.arange(4))[1].tolist() == [0, 0, 1, 1]
+    again, other = (load_images(tmp_path, whole, split=0.4, seed=seed) for seed in (0, 1))
+    assert torch.equal(data.test.indices, again.test.indices)  # type: ignore[attr-defined]
+    assert not torch.equal(data.test.indices, other.test.indices)  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="has a folder test"):
+        load_images(tmp_path, pictures, split=0.2)
+    with pytest.raises(UsageError, match="between 0 and 1, not 2"):
+        load_images(tmp_path, whole, split=2.0)
+
+
+def test_what_does_not_fit_in_memory_is_read_from_its_files(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = load_images(tmp_path, pictures).train.batch(torch.arange(10))
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    data = load_images(tmp_path, pictures)
+    read = data.train.batch(torch.arange(10))
+    assert all(torch.equal(one, other) for one, other in zip(kept, read, strict=True))
+    with pytest.raises(DataError, match=r"0\.png cannot be read"):
+        (pictures / "train" / "red" / "0.png").write_text("no image")
+        data.train.batch(torch.tensor([5]))
+
+
+def test_a_changed_image_is_read_again(tmp_path: Path, pictures: Path) -> None:
+    load_images(tmp_path, pictures)
+    paint(pictures / "train" / "blue" / "0.jpg", (0, 255, 0), (9, 9))
+    x, _ = load_images(tmp_path, pictures).train.batch(torch.tensor([0]))
+    assert x[0, 1, 0, 0] > 0.9
+
+
+def test_broken_images_are_all_found_and_the_first_named(tmp_path: Path, pictures: Path) -> None:
+    for number in range(7):
+        (pictures / "train" / "red" / f"bad{number}.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match=r"7 of 17 images are broken: .*bad0\.png .*bad4\.png .*\(and 2 more\)"):
+        load_images(tmp_path, pictures)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: (f / "train" / "green").mkdir(), "class 'green' is empty"),
+        (lambda f: paint(f / "test" / "green" / "0.png"), "green is a class that the training images do not have"),
+        (lambda f: (f / "test").rename(f / "tests"), "has no folder test"),
+        (lambda f: (f / "train").rename(f / "x"), "has no folder train"),
+        (lambda f: [(f / name).rename(f / name[1:]) for name in ("train", "test")], "has no folder train and test"),
+        (lambda f: (f / "train" / "red").rename(f / "red"), "has 1 folders, and images need one for each"),
+        (lambda f: [each.unlink() for each in (f / "test").rglob("*.*")], "class 'blue' is empty"),
+    ],
+)
+def test_a_folder_that_is_not_as_it_must_be(tmp_path: Path, pictures: Path, spoil, words: str) -> None:  # type: ignore[no-untyped-def]
+    spoil(pictures)
+    with pytest.raises(DataError, match=words):
+        load_images(tmp_path, pictures)
+
+
+def test_a_path_that_is_not_there_names_the_machine(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(DataError, match=r"the machine \S+ has no folder /nowhere"):
+        load_images(tmp_path, Path("/nowhere"))
+    with pytest.raises(DataError, match=r"is no folder, and imagefolder reads a folder"):
+        load_images(tmp_path, pictures / "train" / "red" / "0.png")
+    with pytest.raises(UsageError, match="csv needs a path"):
+        load_data("csv", {}, tmp_path)
+
+
+def test_the_client_knows_the_same_kinds_of_images() -> None:
+    assert inputs.IMAGE_SUFFIXES == IMAGE_SUFFIXES
+
+
+FLOWERS = "length,width,id,kind\n" + "".join(
+    f"{n},{n * n},{n},{'rose' if n % 2 else 'aster'}\n\n" for n in range(1, 21)
+)
+
+
+def load_table(tmp_path: Path, text: str, **options: object) -> Data:
+    (tmp_path / "table.csv").write_text(text)
+    return load_data("csv", {"path": str(tmp_path / "table.csv"), **options}, tmp_path)
+
+
+def test_a_table_of_classes(tmp_path: Path) -> None:
+    data = load_table(tmp_path, FLOWERS, ignore="id")
+    assert (data.sample_shape, data.class_names, len(data.train), len(data.test)) == ((2,), ("aster", "rose"), 16, 4)
+    x, y = data.train.batch(torch.arange(16))
+    assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+    assert x.mean(0).tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert x.std(0, correction=0).tolist() == pytest.approx([1, 1])
+
+
+def test_the_scaling_is_that_of_the_training_rows_alone(tmp_path: Path) -> None:
+    data = load_table(tmp_path, FLOWERS, ignore="id, width")
+    x, _ = data.test.batch(torch.arange(4))
+    assert data.from_raw is not None
+    raw = torch.arange(1.0, 21)[:, None]
+    every = data.from_raw(raw)
+    held = torch.cat([data.train.batch(torch.arange(16))[0], x]).sort(0).values
+    assert torch.equal(held, every)
+    assert not math.isclose(float(every.mean()), 0, abs_tol=1e-6)
+
+
+def test_a_table_of_values(tmp_path: Path) -> None:
+    text = "\n".join(f"{n};{2 * n};{-n};7" for n in range(30))
+    data = load_table(tmp_path, text, target="2", task="regression", delimiter=";", split=0.5)
+    assert (data.task, data.num_classes, data.sample_shape) == ("regression", None, (3,))
+    x, y = data.train.batch(torch.arange(len(data.train)))
+    assert y.shape == (15, 1)
+    assert (y.dtype, float(y.max()) > 20) == (torch.float32, True)
+    assert torch.equal(x[:, 2], torch.zeros(15)), "a constant column has no deviation to divide by"
+    again = load_table(tmp_path, text, target="2", task="regression", delimiter=";", split=0.5)
+    assert torch.equal(again.train.batch(torch.arange(15))[1], y)
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    text = "\n".join(f"{n},{(2, 10, 9)[n % 3]}" for n in range(15))
+    assert load_table(tmp_path, text).class_names == ("2", "9", "10")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (FLOWERS.replace("3,9,", "3,nine,"), {}, r"table\.csv:6: 'nine' in column 'width' is no number"),
+        (FLOWERS.replace("3,9,", "3,,"), {}, r"table\.csv:6: column 'width' is empty"),
+        (FLOWERS.replace("3,9,", "3,inf,"), {}, r"table\.csv:6: 'inf' in column 'width' is no number"),
+        (FLOWERS.replace("3,9,3,rose", "3,9,3"), {}, r"table\.csv:6: 3 cells, where the first line has 4"),
+        (FLOWERS.replace("3,9,3,rose", "3,9,3, "), {}, r"table\.csv:6: column 'kind' is empty"),
+        (FLOWERS, {"task": "regression"}, r"table\.csv:2: 'rose' in column 'kind' is no number"),
+        (FLOWERS, {"target": "length", "ignore": "kind", "split": 0.01}, "too few to split off 0.01"),
+        ("a,b\n1,2.5\n2,3.5\n", {}, r"2 different values such as '3\.5': these are no classes"),
+        ("a,b\n1,x\n2,x\n", {}, "holds nothing but 'x'"),
+        ("a,a\n1,2\n", {}, "two columns are called 'a'"),
+        ("a,b\n", {}, "has a header and no rows"),
+        ("a\n1\n2\n", {}, "has no column besides the target 'a'"),
+        ("\n\n", {}, "is empty"),
+        ('a,b\n1,"2\n', {}, "cannot be read as CSV"),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_where(
+    tmp_path: Path, text: str, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        load_table(tmp_path, text, **options)
+
+
+def test_wrong_options_of_a_table(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"unknown column of .*table\.csv: 'kid': did you mean 'kind'"):
+        load_table(tmp_path, FLOWERS, target="kid")
+    with pytest.raises(UsageError, match="both the target and ignored"):
+        load_table(tmp_path, FLOWERS, ignore="kind")
+    with pytest.raises(UsageError, match="'delimiter' of csv is one character"):
+        load_table(tmp_path, FLOWERS, delimiter="::")
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"a,b\n1,\xff\n")
+    with pytest.raises(DataError, match="cannot be read as CSV"):
+        load_data("csv", {"path": str(tmp_path / "x.csv")}, tmp_path)
+
+
+def test_predictions_are_made_for_rows_as_the_user_has_them(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    text = "\n".join(f"{n},{3 * n}" for n in range(20))
+    data = load_table(tmp_path, text, task="regression")
+    (tmp_path / "net.py").write_text("from torch import nn\ndef net(): return nn.Linear(1, 1)\n")
+    save_file({"weight": torch.tensor([[1.0]]), "bias": torch.tensor([0.0])}, tmp_path / "w.safetensors")
+    request = {
+        "model": f"{tmp_path}/net.py:net", "data": "csv", "loss": "mse", "data_dir": str(tmp_path),
+        "data_options": {"path": str(tmp_path / "table.csv"), "task": "regression"},
+        "state_dict": str(tmp_path / "w.safetensors"), "rows": [[4.0]], "names": ["4"],
+    }  # fmt: skip
+    assert data.from_raw is not None
+    expected = float(data.from_raw(torch.tensor([[4.0]]))[0, 0])
+    assert predict(request)["predictions"][0]["values"] == pytest.approx([expected])
