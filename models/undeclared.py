@@ -17,7 +17,7 @@ from .declarations import Declaration, Function, argument_docs, declaring, parse
 from .options import Option, OptionType
 
 # Parameters that are given from the data, and so are numbers even where nothing says it.
-FITTED_NAMES = ("in_channels", "num_classes", "in_features", "out_features", "image_size")
+FITTED_NAMES = ("in_channels", "num_classes", "num_values", "in_features", "out_features", "image_size")
 PLAIN: dict[type, OptionType] = {int: "int", float: "float", bool: "bool", str: "str"}
 Node = ast.ClassDef | Function
 

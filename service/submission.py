@@ -206,7 +206,7 @@ def _resolve_options(
             values["trainer"][key] = coerce(rooms["trainer"][key], value)
     # A model option that the user leaves alone stays out of the spec: the worker fits it to the data.
     data_defaults = {name: option.default for name, option in data.options.items()}
-    data_options = data_defaults | _wanted_of_data(model, chosen) | chosen.options | values["data"]
+    data_options = {**data_defaults, **_wanted_of_data(model, chosen), **chosen.options, **values["data"]}
     require(model.name, model.options, values["model"])
     require(data.name, data.options, data_options)
     absolute_path(data, data_options)
