@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_HOME := $(CURDIR)/demo
 
-.PHONY: demo test check unit bench bench-smoke zoo clean
+.PHONY: demo test check unit bench bench-smoke zoo zoo-torchvision clean
 
 # Made again whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -30,6 +30,10 @@ check: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(BIN)/pytest tests/unit
+
+# A step of every classifier of torchvision: half an hour on two cores, and 12 GB of memory for the largest.
+zoo-torchvision: $(VENV)/.installed
+	$(BIN)/pytest -m slow tests/integration/test_torchvision_models.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --write-results

@@ -88,7 +88,9 @@ def _made_for(entry: ModelEntry) -> str:
     made_for = None if entry.follows_data else find_dataset(entry.data)
     if made_for is None or made_for.shape is None:
         return ""
-    return f": it is made for {shape_text(made_for.shape)}, as in {made_for.name}"
+    size = entry.data_options.get("image_size")
+    shape = made_for.shape if size is None else (made_for.shape[0], size, size)
+    return f": it is made for {shape_text(shape)}, as in {made_for.name}"
 
 
 def _check_output(entry: ModelEntry, output: Tensor, y: Tensor, data: Data) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import published_weights
 from .build import build_model
 from .catalog import find_dataset
 from .data import Data, TensorSplit, load_data
@@ -28,7 +29,8 @@ def layers(request: Mapping[str, Any]) -> dict[str, Any]:
         that is called again has its parameters counted at the first call. Shapes are without the batch.
     """
     data = _sample_data(request["data"], request.get("data_options") or {})
-    model = build_model(request["model"], request.get("model_options") or {}, data)
+    with published_weights.left_out():
+        model = build_model(request["model"], request.get("model_options") or {}, data)
     x, _ = data.train.batch(torch.tensor([0]))
     found: list[dict[str, Any]] = []
     output = _run_noting(model, x, found)

@@ -8,23 +8,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dljobs.errors import UnknownName, UsageError
+
+# How much of an auxiliary classifier's loss is added in training (Szegedy et al. 2015; for Inception v3 torchvision's
+# references and the papers' own code have 0.4).
+AUXILIARY_SHARE = 0.3
+AUXILIARY_SHARES = {"InceptionOutputs": 0.4}
 
 
 @dataclass(frozen=True)
 class Loss:
     """A named loss.
 
-    `per_sample(output[n, …], target[n, …])` gives [n] values. Over a batch they are averaged, or summed where
+    `of_tensor(output[n, …], target[n, …])` gives [n] values. Over a batch they are averaged, or summed where
     `averaged` is False: then the gradient grows with the batch, as in introductions that minimise a sum of errors.
     """
 
     name: str
-    per_sample: Callable[[Tensor, Tensor], Tensor]
+    of_tensor: Callable[[Tensor, Tensor], Tensor]
     averaged: bool = True
+
+    def per_sample(self, output: Tensor | tuple[Tensor | None, ...], target: Tensor) -> Tensor:
+        """The values [n] of a batch. Of a named tuple, the first counts in full and auxiliary outputs as published."""
+        if isinstance(output, Tensor):
+            return self.of_tensor(output, target)
+        main, *others = output
+        assert main is not None
+        auxiliary = [self.of_tensor(other, target) for other in others if other is not None]
+        share = AUXILIARY_SHARES.get(type(output).__name__, AUXILIARY_SHARE)
+        return self.of_tensor(main, target) + share * sum(auxiliary, torch.zeros_like(target, dtype=main.dtype))
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """The batch's loss as a scalar."""

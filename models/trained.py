@@ -12,6 +12,7 @@ from torch import nn
 
 from dljobs.errors import DljobsError, UsageError
 
+from . import published_weights
 from .build import build_model
 from .data import Data, load_data
 from .losses import Loss, find_loss
@@ -49,6 +50,7 @@ def load_trained(request: Mapping[str, Any]) -> Trained:
         raise DljobsError("no CUDA device can be used here", hint="use the device 'cpu'")
     loss = find_loss(request["loss"])
     data = load_data(request["data"], request.get("data_options") or {}, Path(request["data_dir"]))
-    model = build_model(request["model"], request.get("model_options") or {}, data)
+    with published_weights.left_out():
+        model = build_model(request["model"], request.get("model_options") or {}, data)
     load_weights(model, Path(request["state_dict"]))
     return Trained(data, model.to(device), loss, device)

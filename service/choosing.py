@@ -78,7 +78,7 @@ def choose_model(text: str, folder: str | None = None) -> ChosenModel:
 def choose_data(text: str, folder: str | None = None) -> ChosenData:
     """The data that a user's word means; arguments and errors as `choose_model`."""
     kind, colon, path = text.partition(":")
-    if colon and kind in datasets():
+    if colon and not kind.endswith(".py") and kind in datasets():
         entry = find_dataset(kind)
         if PATH_OPTION not in entry.options:
             raise UsageError(f"dataset {kind} takes no path, and was given {path!r}", f"write --data {kind}")

@@ -213,6 +213,7 @@ def model_view(entry: ModelEntry) -> Json:
         "goal": entry.goal,
         "expected": entry.expected,
         "reaches": entry.reaches,
+        "collection": entry.collection,
         "defaults": dict(entry.defaults),
         "variants": dict(entry.variants),
         "options": _options_view(entry.options),

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from dljobs.models import published_weights
 from dljobs.models.build import build_model
 from dljobs.models.data import Data, load_data
 from dljobs.models.evaluation import Tally, shard_indices, tally
@@ -75,7 +76,8 @@ def evaluate_on_test(
 
 def run_evaluation(request: RunRequest, strategy: Strategy, channel: EventWriter) -> None:
     """A job of kind "evaluate": load the given weights, evaluate, and leave the result as an artifact."""
-    workload = load_workload(request, strategy, channel)
+    with published_weights.left_out():
+        workload = load_workload(request, strategy, channel)
     assert request.state_dict is not None, "a job of kind evaluate has a state_dict"
     load_weights(workload.model, Path(request.state_dict))
     wrapped = strategy.wrap(workload.model)

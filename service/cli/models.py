@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 import click
@@ -38,20 +39,24 @@ def models(settings: Settings, /, *, name: str | None, as_json: bool) -> None:
 
     if name is None:
         found = {
-            "models": [model_view(entry) for entry in catalog.models().values()],
+            "models": [model_view(entry) for entry in catalog.all_models().values()],
             "datasets": [dataset_view(entry) for entry in catalog.datasets().values()],
         }
         if as_json:
             print_json("catalog", found)
         else:
             _print_all(found)
-    elif name in catalog.models() or catalog.Reference.parse(name):
+        for problem in catalog.problems():
+            say(f"warning: {problem}")
+    elif name in catalog.all_models() or catalog.Reference.parse(name):
         _show_model(settings, name, model_view(catalog.find_model(name)), as_json=as_json)
     elif name in catalog.datasets():
         view = dataset_view(catalog.datasets()[name])
         print_json("dataset", view) if as_json else _print_dataset(view)
     else:
-        raise UnknownName("model", name, [*catalog.models(), *catalog.datasets()], hint="`dljobs models` lists them")
+        raise UnknownName(
+            "model", name, [*catalog.all_models(), *catalog.datasets()], hint="`dljobs models` lists them"
+        )
 
 
 def _show_model(settings: Settings, name: str, model: Json, *, as_json: bool) -> None:
@@ -100,12 +105,14 @@ def _print_all(found: dict[str, list[Json]]) -> None:
         Column("expected", kept=False),
         Column("source", kept=False),
     )
+    shown = [each for each in found["models"] if each["collection"] != "torchvision"]
     rows = [
-        [each["name"], _count(each["num_parameters"]), each["data"], each["expected"], each["source"]]
-        for each in found["models"]
+        [each["name"], _count(each["num_parameters"]), each["data"], each["expected"], each["source"]] for each in shown
     ]
     print_table(columns, rows)
-    print_lines([""])
+    # Eighty more rows would hide the others, and whoever wants one of them knows its name.
+    names = [each["name"] for each in found["models"] if each["collection"] == "torchvision"]
+    print_lines(["", *textwrap.wrap(f"torchvision: {', '.join(names)}", 100, subsequent_indent="  "), ""])
     columns = (
         Column("data"), Column("task"), Column("shape"), Column("what", kept=False), Column("source", kept=False)
     )  # fmt: skip

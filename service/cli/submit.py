@@ -53,11 +53,13 @@ def complete_data(_context: click.Context, _parameter: click.Parameter, incomple
 
 def complete_model(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The zoo's models that begin so; Python files of one's own, and what is in them."""
-    from dljobs.models.catalog import models
+    from dljobs.models.catalog import all_models
 
     if own := complete_own(incomplete):
         return own
-    return [CompletionItem(name, help=entry.summary) for name, entry in models().items() if name.startswith(incomplete)]
+    return [
+        CompletionItem(name, help=entry.summary) for name, entry in all_models().items() if name.startswith(incomplete)
+    ]
 
 
 @click.command()

@@ -42,6 +42,15 @@ def test_each_strategy_trains_and_leaves_weights(cluster: Cluster, strategy: str
     assert not (cluster.settings.home / "runs" / f"{run['id']}-{run['token'][:8]}").exists()
 
 
+@pytest.mark.parametrize(("strategy", "num_devices"), [("single", 1), ("dp", 2), ("ddp", 2)])
+def test_a_model_with_auxiliary_classifiers_trains(cluster: Cluster, strategy: str, num_devices: int) -> None:
+    sets = ("max_steps=2", "data.image_size=64", "size=16", "test_size=4")
+    job_id = cluster.submit("googlenet", *sets, strategy=strategy, num_devices=num_devices)
+    job = cluster.wait_for_end(job_id)
+    assert job["state"] == "succeeded", cluster.log(job_id)
+    assert json.loads(job["result_json"])["num_samples"] == 4
+
+
 def test_all_metrics_of_a_run_arrive_once(cluster: Cluster) -> None:
     from dljobs.service.metrics import list_points
 
