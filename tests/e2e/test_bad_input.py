@@ -38,6 +38,13 @@ SHORT = ("--epochs", 1, "--set", "max_steps=2")
         (("lenet", "--time", "soon"), "'soon' is no duration"),
         (("lenet", "--priority", 1000), "priority must be between 0 and 100"),
         (("lenet", "--name", ""), "a name is 1 to 200 printable characters"),
+        (("./nowhere.py:Net",), "there is no file nowhere.py"),
+        ((f"{__file__}:test_unknown_job",), "did you mean 'test_unknown_jobs'?"),
+        (("lenet", "--with", "."), "--with goes with a model or data in a file of your own"),
+        (("lenet", "--data", "imagefolder"), "dataset imagefolder needs a path"),
+        (("lenet", "--set", "num_classes=3"), "lenet was given 3 classes, and digits has 10"),
+        (("resnet19",), "unknown model 'resnet19': did you mean 'resnet1"),
+        (("resnet18", "--set", "weights=BEST"), "it takes one of none, DEFAULT, IMAGENET1K_V1"),
     ],
 )
 def test_a_wrong_submission_is_refused_whole(
@@ -118,6 +125,38 @@ def test_missing_data_says_where_to_put_which_files(dljobs: CommandLine, service
     shown = dljobs.ok("show", job_id)
     assert "train-images-idx3-ubyte.gz" in shown
     assert str(service.settings.data_dir) in shown
+
+
+def spoiled_data(folder: Path) -> dict[str, tuple[tuple[object, ...], str]]:
+    """Submissions that only the data can tell to be wrong, each with the sentence that says it."""
+    for name in ("train/red", "train/blue", "test/red", "test/blue"):
+        (folder / "images" / name).mkdir(parents=True)
+    (folder / "images/train/red/broken.png").write_text("no image")
+    (folder / "images/train/blue/broken.png").write_text("no image")
+    (folder / "images/test/red/broken.png").write_text("no image")
+    (folder / "table.csv").write_text("a,b\n1,x\ntwo,y\n")
+    net = folder / "net.py"
+    net.write_text("from torch import nn\ndef Net(): return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))\n")
+    return {
+        "empty class": (("lenet", "--data", f"imagefolder:{folder}/images"), "class 'blue' is empty"),
+        "text in a number": (
+            (f"{net}:Net", "--data", f"csv:{folder}/table.csv"),
+            "table.csv:3: 'two' in column 'a' is no number",
+        ),
+        "shape": ((f"{net}:Net", "--data", "fake"), "net.py:Net cannot take samples of shape 3×32×32"),
+        "weights": (
+            ("resnet18", "--set", "weights=DEFAULT", "--set", "size=8", "--max-retries", 0),
+            "resnet18 with the weights IMAGENET1K_V1 needs the file",
+        ),
+    }
+
+
+@pytest.mark.parametrize("what", ["empty class", "text in a number", "shape", "weights"])
+def test_what_only_the_data_can_tell_fails_in_the_first_seconds(dljobs: CommandLine, tmp_path: Path, what: str) -> None:
+    arguments, sentence = spoiled_data(tmp_path)[what]
+    job_id = dljobs.submit(*arguments)
+    assert dljobs("wait", job_id, timeout_s=30).returncode == 100
+    assert sentence in dljobs.json("show", job_id)["job"]["reason"]
 
 
 def test_a_nan_loss_names_its_step(dljobs: CommandLine) -> None:
