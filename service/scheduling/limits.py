@@ -1,0 +1,57 @@
+"""Limits: how many devices and jobs each user and each tag has running, held against the most they may have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from .rows import Limit, Policy, RunningJob, WaitingJob
+
+_NONE = Limit()
+
+
+def limit_of(limits: Mapping[str, Limit], name: str) -> Limit:
+    """The limit of this user or tag: its own, or everybody's."""
+    return limits.get(name) or limits.get("*") or _NONE
+
+
+class Tally:
+    """What runs, per user and tag."""
+
+    def __init__(self, policy: Policy, running: Iterable[RunningJob]) -> None:
+        self._policy = policy
+        self.is_limiting = bool(policy.user_limits or policy.tag_limits)
+        self._devices: Counter[tuple[str, str]] = Counter()
+        self._jobs: Counter[tuple[str, str]] = Counter()
+        if self.is_limiting:
+            for job in running:
+                self.add(job)
+
+    def add(self, job: RunningJob | WaitingJob) -> None:
+        """One more job runs."""
+        for what in self._counted(job):
+            self._devices[what] += job.num_devices
+            self._jobs[what] += 1
+
+    def allows(self, job: WaitingJob) -> bool:
+        """Whether the job may start now, as far as limits go."""
+        return not (self.is_limiting and self.objections(job))
+
+    def objections(self, job: WaitingJob) -> list[str]:
+        """Each limit that the job would pass if it started now, in words."""
+        found = []
+        for kind, name in self._counted(job):
+            limits = self._policy.user_limits if kind == "user" else self._policy.tag_limits
+            limit = limit_of(limits, name)
+            devices, jobs = self._devices[kind, name], self._jobs[kind, name]
+            if limit.running_devices is not None and devices + job.num_devices > limit.running_devices:
+                found.append(
+                    f"{kind} {name} may have {limit.running_devices} devices running and has {devices}:"
+                    f" {job.num_devices} more would be {devices + job.num_devices}"
+                )
+            if limit.running_jobs is not None and jobs >= limit.running_jobs:
+                found.append(f"{kind} {name} may have {limit.running_jobs} jobs running and has {jobs}")
+        return found
+
+    def _counted(self, job: RunningJob | WaitingJob) -> list[tuple[str, str]]:
+        return [("user", job.user), *(("tag", tag) for tag in dict.fromkeys(job.tags))]

@@ -1,0 +1,33 @@
+"""Reasons: the stable names for why a job waits, worst first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ReasonCode(StrEnum):
+    """Why a job waits. In the order in which they are told: what only a person can change comes first."""
+
+    NEVER_FITS = "NeverFits"
+    DEPENDENCY_NEVER_SATISFIED = "DependencyNeverSatisfied"
+    NO_WORKERS = "NoWorkers"
+    NODE_DRAINED = "NodeDrained"
+    HELD = "Held"
+    LIMIT = "Limit"
+    DEPENDENCY = "Dependency"
+    BEGIN_TIME = "BeginTime"
+    BACKOFF = "Backoff"
+    RESOURCES = "Resources"
+    PRIORITY = "Priority"
+
+
+SEVERITY = {code: place for place, code in enumerate(ReasonCode)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One true statement about why a job waits, with its arithmetic."""
+
+    code: ReasonCode
+    text: str

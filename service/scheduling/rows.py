@@ -1,0 +1,206 @@
+"""Rows: what the scheduler is given to decide upon, as plain values: jobs, workers with their devices, the policy.
+
+A leaf: it knows neither where the values come from (a database, or a simulator's trace) nor what is made of them.
+Moments are seconds on one clock, the database's in the service.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+
+CPU = "cpu"
+
+
+class Condition(StrEnum):
+    """How a job that another one waits for has to end."""
+
+    OK = "ok"
+    FAIL = "fail"
+    ANY = "any"
+
+
+class Progress(StrEnum):
+    """How far a job that another one waits for has come; `failed` is any end without success."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A job that has to end, so or so, before another may start."""
+
+    job_id: int
+    condition: Condition
+    progress: Progress
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it no longer stands in the way."""
+        if self.condition is Condition.ANY:
+            return self.progress is not Progress.PENDING
+        return self.progress is (Progress.SUCCEEDED if self.condition is Condition.OK else Progress.FAILED)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the job has ended in the other way; only a retry of it could change that."""
+        return self.progress is not Progress.PENDING and not self.is_met
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedDevice:
+    """A device of a worker; `job_id` is the job that holds it now."""
+
+    id: int
+    job_id: int | None = None
+    name: str = CPU  # the model, as the driver names it: "NVIDIA H100 80GB HBM3"
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferingWorker:
+    """A worker that takes work, unless its node is drained."""
+
+    id: int
+    name: str
+    devices: tuple[OfferedDevice, ...]
+    node: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    drained: str | None = None  # why its node takes nothing new
+
+    def has_label(self, key: str, value: str) -> bool:
+        """Whether it bears this label; `node` and `worker` are labels that everyone bears."""
+        if key in ("node", "worker"):
+            return value == (self.node if key == "node" else self.name)
+        return self.labels.get(key) == value
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which devices of which nodes a job may run on; the default is any."""
+
+    device_type: str = ""  # "h100", "rtx 4090", "cpu"
+    memory_bytes: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    exclude: tuple[str, ...] = ()  # names of nodes or workers
+
+    @property
+    def is_about_devices(self) -> bool:
+        """Whether devices of one worker may differ in whether they will do."""
+        return bool(self.device_type or self.memory_bytes)
+
+    def allows(self, worker: OfferingWorker) -> bool:
+        """Whether the job may run on this worker, as far as it has the devices."""
+        if worker.node in self.exclude or worker.name in self.exclude:
+            return False
+        return all(worker.has_label(key, value) for key, value in self.labels)
+
+    def accepts(self, device: OfferedDevice) -> bool:
+        """Whether the device is of the kind and has the memory; one of unknown memory has none."""
+        if self.memory_bytes and (device.memory_bytes or 0) < self.memory_bytes:
+            return False
+        return not self.device_type or _words(self.device_type) <= _words(device.name)
+
+    def __str__(self) -> str:
+        wishes = [f"type {self.device_type}"] if self.device_type else []
+        wishes += [f"{self.memory_bytes / 1e9:g} GB of memory"] if self.memory_bytes else []
+        wishes += [f"{key}={value}" for key, value in self.labels]
+        wishes += [f"not on {name}" for name in self.exclude]
+        return ", ".join(wishes)
+
+
+@lru_cache(maxsize=1024)
+def _words(name: str) -> frozenset[str]:
+    # Whole words, so that an A10 is no A100.
+    return frozenset(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+ANYWHERE = Selector()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingJob:
+    """A job in the queue, as much of it as placing needs."""
+
+    id: int
+    num_devices: int
+    priority: int
+    submitted_at: float
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    selector: Selector = ANYWHERE
+    duration_s: float | None = None  # how long it is expected to run, at the most; None: nobody knows
+    after: tuple[Dependency, ...] = ()
+    begin_at: float | None = None  # not before, by its user's wish
+    eligible_at: float | None = None  # not before, because its last run failed
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunningJob:
+    """A job that holds devices. Which ones, the workers' devices say."""
+
+    id: int
+    num_devices: int
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    expected_end_at: float | None = None  # None: nobody knows
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that one user, or all jobs of one tag, may have at a time; None is no limit."""
+
+    running_devices: int | None = None
+    running_jobs: int | None = None
+    queued_jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the scheduler decides. A name in `user_limits` or `tag_limits` may be `*`: all that have none of their own.
+
+    Args:
+        ageing_s: a job gains 10 points of priority each time it has waited for so long.
+        fair_share: within an effective priority, users who used less of their share come first.
+        backfill: jobs may overtake one that cannot start yet, if they don't delay it.
+    """
+
+    ageing_s: float = 86400.0
+    fair_share: bool = True
+    backfill: bool = True
+    shares: Mapping[str, float] = field(default_factory=dict)  # 1 unless said otherwise
+    user_limits: Mapping[str, Limit] = field(default_factory=dict)
+    tag_limits: Mapping[str, Limit] = field(default_factory=dict)
+
+
+DEFAULT_POLICY = Policy()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a plan depends on, at one moment.
+
+    Args:
+        usage: each user's decayed device-seconds (`usage.py`); who is missing has used nothing.
+    """
+
+    now: float
+    waiting: Sequence[WaitingJob]
+    workers: Sequence[OfferingWorker]
+    running: Sequence[RunningJob] = ()
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A decision: this job runs on these devices of this worker."""
+
+    job_id: int
+    worker_id: int
+    device_ids: tuple[int, ...]
