@@ -1,0 +1,168 @@
+"""Random clusters and queues for the scheduler's properties, and snapshots changed as a plan or a cure changes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from dljobs.service.scheduling.planning import Plan
+from dljobs.service.scheduling.rows import (
+    ANYWHERE,
+    Condition,
+    Dependency,
+    Limit,
+    OfferedDevice,
+    OfferingWorker,
+    Policy,
+    Progress,
+    RunningJob,
+    Selector,
+    Snapshot,
+    WaitingJob,
+)
+
+# Of each property. More of them find rarer cases: DLJOBS_TEST_EXAMPLES=5000.
+MANY = settings(max_examples=int(os.environ.get("DLJOBS_TEST_EXAMPLES", "150")), deadline=None)
+NOW = 100_000.0
+FIRST_RUNNING_ID = 1_000_000
+USERS = ("ada", "bob", "eve")
+TAGS = ("lab", "thesis")
+MODELS = {"cpu": None, "NVIDIA A100-SXM4-40GB": 42_000_000_000, "NVIDIA H100 80GB HBM3": 85_000_000_000}
+
+selectors = st.one_of(
+    st.just(ANYWHERE),
+    st.just(ANYWHERE),
+    st.builds(
+        Selector,
+        device_type=st.sampled_from(["", "", "a100", "H100", "cpu"]),
+        memory_bytes=st.sampled_from([0, 0, 40_000_000_000]),
+        labels=st.sampled_from([(), (), (("zone", "north"),), (("node", "n1"),)]),
+        exclude=st.sampled_from([(), (), ("n2",)]),
+    ),
+)
+durations = st.sampled_from([None, 1.0, 30.0, 60.0, 600.0, 86400.0])
+limits = st.builds(
+    Limit, running_devices=st.sampled_from([None, 2, 5]), running_jobs=st.sampled_from([None, None, 1, 3])
+)
+policies = st.builds(
+    Policy,
+    ageing_s=st.sampled_from([3600.0, 86400.0]),
+    fair_share=st.booleans(),
+    backfill=st.booleans(),
+    shares=st.dictionaries(st.sampled_from(USERS), st.sampled_from([0.5, 2.0]), max_size=2),
+    user_limits=st.dictionaries(st.sampled_from([*USERS, "*"]), limits, max_size=2),
+    tag_limits=st.dictionaries(st.sampled_from([*TAGS, "*"]), limits, max_size=1),
+)
+dependencies = st.builds(
+    Dependency,
+    job_id=st.integers(2_000_000, 2_000_003),
+    condition=st.sampled_from(Condition),
+    progress=st.sampled_from(Progress),
+)
+waiting_jobs = st.builds(
+    WaitingJob,
+    id=st.integers(1, 999),
+    num_devices=st.integers(1, 6),
+    priority=st.sampled_from([0, 50, 50, 50, 100]),
+    submitted_at=st.sampled_from([0.0, NOW - 7200.0, NOW - 10.0, NOW - 5.0, NOW - 5.0, NOW]),
+    user=st.sampled_from(USERS),
+    tags=st.lists(st.sampled_from(TAGS), max_size=2).map(tuple),
+    selector=selectors,
+    duration_s=durations,
+    after=st.one_of(st.just(()), st.just(()), st.lists(dependencies, max_size=2).map(tuple)),
+    begin_at=st.sampled_from([None, None, None, NOW - 1, NOW, NOW + 5]),
+    eligible_at=st.sampled_from([None, None, None, NOW - 1, NOW + 90]),
+    held=st.sampled_from([False, False, False, True]),
+)
+queues = st.lists(waiting_jobs, max_size=12, unique_by=lambda job: job.id)
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> tuple[list[OfferingWorker], list[RunningJob]]:
+    """Workers of up to 6 devices, and jobs that hold some: each on one worker, each known."""
+    workers, running = [], []
+    device_id = job_id = 0
+    for number in range(1, draw(st.integers(0, 4)) + 1):
+        devices: list[OfferedDevice] = []
+        for size, is_held in draw(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=4)):
+            model = draw(st.sampled_from(list(MODELS)))
+            job_id += is_held
+            holder = FIRST_RUNNING_ID + job_id if is_held else None
+            for _ in range(size):
+                device_id += 1
+                devices.append(OfferedDevice(device_id, holder, model, MODELS[model]))
+            if holder is not None:
+                ends = draw(st.sampled_from([None, NOW - 5, NOW + 20, NOW + 40, NOW + 900]))
+                running.append(RunningJob(holder, size, draw(st.sampled_from(USERS)), (), ends))
+        labels = draw(st.sampled_from([{}, {}, {"zone": "north"}]))
+        drained = draw(st.sampled_from([None, None, None, "a fan is broken"]))
+        workers.append(OfferingWorker(number, f"w{number}", tuple(devices), f"n{number}", labels, drained))
+    return workers, running
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """Any cluster with any queue."""
+    workers, running = draw(clusters())
+    usage = draw(st.dictionaries(st.sampled_from(USERS), st.floats(0, 1e6), max_size=3))
+    return Snapshot(NOW, draw(queues), workers, running, usage)
+
+
+def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
+    """The snapshot once the plan has been carried out: what it placed runs."""
+    jobs = {job.id: job for job in snapshot.waiting}
+    placed = {placed.job_id: placed for placed in plan.placed}
+    holder = {device_id: placed.job_id for placed in plan.placed for device_id in placed.device_ids}
+    started = [
+        RunningJob(job.id, job.num_devices, job.user, job.tags, job.duration_s and snapshot.now + job.duration_s)
+        for job in (jobs[job_id] for job_id in placed)
+    ]
+    return replace(
+        snapshot,
+        waiting=[job for job in snapshot.waiting if job.id not in placed],
+        workers=hold(snapshot.workers, holder),
+        running=[*snapshot.running, *started],
+    )
+
+
+def hold(workers: Sequence[OfferingWorker], holder: Mapping[int, int | None]) -> list[OfferingWorker]:
+    """The workers with these devices (by id) held by these jobs, or free."""
+    return [
+        replace(
+            worker,
+            devices=tuple(replace(device, job_id=holder.get(device.id, device.job_id)) for device in worker.devices),
+        )
+        for worker in workers
+    ]
+
+
+def idle_worker(worker_id: int, selector: Selector, num_devices: int) -> OfferingWorker:
+    """A worker that has just what the selector asks for, and nothing else to do."""
+    wanted = selector.device_type.lower()
+    model = next((name for name in reversed(MODELS) if wanted in name.lower()), "cpu")
+    memory = max(selector.memory_bytes, 10**9)
+    devices = tuple(OfferedDevice(worker_id * 100 + n, None, model, memory) for n in range(num_devices))
+    labels = {key: value for key, value in selector.labels if key != "node"}
+    node = next((value for key, value in selector.labels if key == "node"), f"spare{worker_id}")
+    return OfferingWorker(worker_id, f"spare{worker_id}", devices, node, labels)
+
+
+def job(job_id: int, num_devices: int = 1, **fields: object) -> WaitingJob:
+    """A job by example; younger ones have larger ids."""
+    values = {"priority": 50, "submitted_at": float(job_id), "user": "ada"}
+    return WaitingJob(job_id, num_devices, **{**values, **fields})  # type: ignore[arg-type]
+
+
+def worker(worker_id: int, *held_by: int | None, **fields: object) -> OfferingWorker:
+    """A worker by example, one device for each of `held_by`."""
+    devices = tuple(OfferedDevice(worker_id * 10 + number, job_id) for number, job_id in enumerate(held_by))
+    return OfferingWorker(worker_id, f"w{worker_id}", devices, f"n{worker_id}", **fields)  # type: ignore[arg-type]
+
+
+def runs(job_id: int, num_devices: int = 1, for_s: float | None = None, user: str = "bob") -> RunningJob:
+    """A job that runs, and ends in `for_s` seconds."""
+    return RunningJob(job_id, num_devices, user, (), None if for_s is None else NOW + for_s)

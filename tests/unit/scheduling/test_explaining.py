@@ -1,0 +1,245 @@
+"""Every job that waits has true reasons, and starts when they are gone; the sentences have the plan's numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from dljobs.service.scheduling.expectations import expected_starts
+from dljobs.service.scheduling.explaining import Explainer
+from dljobs.service.scheduling.planning import plan
+from dljobs.service.scheduling.reasons import SEVERITY, Reason, ReasonCode
+from dljobs.service.scheduling.rows import (
+    Condition,
+    Dependency,
+    Limit,
+    OfferedDevice,
+    OfferingWorker,
+    Policy,
+    Progress,
+    Selector,
+    Snapshot,
+    WaitingJob,
+)
+
+from .clusters import MANY, NOW, carried_out, idle_worker, job, policies, runs, snapshots, worker
+
+
+def codes(reasons: list[Reason]) -> list[ReasonCode]:
+    return [reason.code for reason in reasons]
+
+
+def explain(snapshot: Snapshot, job_id: int, policy: Policy | None = None) -> list[Reason]:
+    return Explainer(plan(snapshot, policy or Policy())).reasons(job_id)
+
+
+@MANY
+@given(snapshots(), policies)
+def test_whoever_does_not_start_has_a_reason(snapshot: Snapshot, policy: Policy) -> None:
+    result = plan(snapshot, policy)
+    explainer = Explainer(result)
+    placed = {placed.job_id for placed in result.placed}
+    for each in snapshot.waiting:
+        reasons = explainer.reasons(each.id)
+        assert bool(reasons) == (each.id not in placed)
+        severities = [SEVERITY[reason.code] for reason in reasons]
+        assert severities == sorted(severities)
+        assert all(reason.text for reason in reasons)
+
+
+@MANY
+@given(snapshots(), policies)
+def test_without_its_reasons_a_job_starts(snapshot: Snapshot, policy: Policy) -> None:
+    """Each reason named is taken away, and nothing else is changed."""
+    # Fair share charges what waits and what has run, not what has just started: the order would be another.
+    policy = replace(policy, fair_share=False)
+    result = plan(snapshot, policy)
+    explainer = Explainer(result)
+    after = carried_out(snapshot, result)
+    for each in after.waiting:
+        cured, its_policy = _cured(after, policy, each, explainer)
+        assert each.id in {placed.job_id for placed in plan(cured, its_policy).placed}
+
+
+def _cured(snapshot: Snapshot, policy: Policy, waiting: WaitingJob, explainer: Explainer) -> tuple[Snapshot, Policy]:
+    found = set(codes(explainer.reasons(waiting.id)))
+    # Those that do not wait for devices would only be in the way of what the cure brings.
+    others = [each for each in explainer.contenders if each.id != waiting.id]
+    workers = list(snapshot.workers)
+    if ReasonCode.HELD in found:
+        waiting = replace(waiting, held=False)
+    if found & {ReasonCode.DEPENDENCY, ReasonCode.DEPENDENCY_NEVER_SATISFIED}:
+        waiting = replace(waiting, after=())
+    if ReasonCode.BEGIN_TIME in found:
+        waiting = replace(waiting, begin_at=None)
+    if ReasonCode.BACKOFF in found:
+        waiting = replace(waiting, eligible_at=None)
+    if ReasonCode.LIMIT in found:
+        policy = replace(policy, user_limits={}, tag_limits={})
+    if found & {ReasonCode.RESOURCES, ReasonCode.NEVER_FITS, ReasonCode.NO_WORKERS, ReasonCode.NODE_DRAINED}:
+        workers.append(idle_worker(99, waiting.selector, waiting.num_devices))
+        if ReasonCode.RESOURCES not in found:
+            others = []  # whom the new worker would serve as well
+    if ReasonCode.PRIORITY in found:
+        before = {each.id for each in explainer.before(waiting.id)}
+        others = [each for each in others if each.id not in before]
+    return replace(snapshot, waiting=[*others, waiting], workers=workers), policy
+
+
+@MANY
+@given(snapshots(), policies)
+def test_reasons_are_true(snapshot: Snapshot, policy: Policy) -> None:
+    result = plan(snapshot, policy)
+    explainer = Explainer(result)
+    after = carried_out(snapshot, result)
+    for each in after.waiting:
+        found = set(codes(explainer.reasons(each.id)))
+        free, most = _devices_for(each, after.workers)
+        met = [dependency.is_met for dependency in each.after]
+        assert (ReasonCode.HELD in found) == each.held
+        assert (ReasonCode.BEGIN_TIME in found) == (each.begin_at is not None and each.begin_at > NOW)
+        assert (ReasonCode.BACKOFF in found) == (each.eligible_at is not None and each.eligible_at > NOW)
+        dependency_codes = {ReasonCode.DEPENDENCY, ReasonCode.DEPENDENCY_NEVER_SATISFIED}
+        assert bool(found & dependency_codes) == (not all(met))
+        assert (ReasonCode.NO_WORKERS in found) == (not after.workers)
+        assert (ReasonCode.RESOURCES in found) == (free < each.num_devices <= most)
+        if ReasonCode.NEVER_FITS in found:
+            assert most < each.num_devices
+        if ReasonCode.PRIORITY in found:
+            ahead = {one.id for one in explainer.contenders}
+            assert ahead & {one.id for one in explainer.before(each.id)}
+
+
+def _devices_for(waiting: WaitingJob, workers: list[OfferingWorker] | object) -> tuple[int, int]:
+    """The most devices that one worker has for it: free, and at all."""
+    free, most = 0, 0
+    for each in workers:  # type: ignore[attr-defined]
+        if each.drained is None and waiting.selector.allows(each):
+            fitting = [device for device in each.devices if waiting.selector.accepts(device)]
+            most = max(most, len(fitting))
+            free = max(free, sum(device.job_id is None for device in fitting))
+    return free, most
+
+
+@MANY
+@given(snapshots(), policies)
+def test_the_numbers_in_the_sentences(snapshot: Snapshot, policy: Policy) -> None:
+    result = plan(snapshot, policy)
+    explainer = Explainer(result)
+    after = carried_out(snapshot, result)
+    for each in after.waiting:
+        texts = {reason.code: reason.text for reason in explainer.reasons(each.id)}
+        if text := texts.get(ReasonCode.RESOURCES):
+            numbers = re.match(r"it needs (\d+) devices?.*; the best worker, (\w+), has (\d+) free", text)
+            assert numbers
+            assert int(numbers[1]) == each.num_devices
+            assert int(numbers[3]) == _devices_for(each, after.workers)[0]
+        if text := texts.get(ReasonCode.PRIORITY):
+            named = [int(one) for one in re.findall(r"\d+", text.split("(")[1].split(")")[0])]
+            assert len(named) == min(int(text.split()[0]), 5)
+            assert each.id not in named
+        if text := texts.get(ReasonCode.HELD):
+            assert f"dljobs release {each.id}" in text
+
+
+@MANY
+@given(snapshots(), policies)
+def test_places_count_those_that_wait_for_devices(snapshot: Snapshot, policy: Policy) -> None:
+    explainer = Explainer(plan(snapshot, policy))
+    places = [explainer.place(each.id) for each in explainer.contenders]
+    assert places == list(range(1, len(places) + 1))
+    others = {each.id for each in snapshot.waiting} - {each.id for each in explainer.contenders}
+    assert all(explainer.place(job_id) is None for job_id in others)
+
+
+@MANY
+@given(snapshots())
+def test_whoever_has_a_reservation_is_expected_to_start_then(snapshot: Snapshot) -> None:
+    result = plan(snapshot)
+    explainer = Explainer(result)
+    starts = expected_starts(result, explainer.contenders)
+    assert all(at >= NOW for at in starts.values())
+    for each in explainer.contenders[:1]:
+        reservation = result.reservation_of(each.id)
+        if reservation is not None:
+            assert starts.get(each.id, float("inf")) == reservation.start_at
+
+
+# By example
+
+
+def test_all_reasons_at_once_worst_first() -> None:
+    waiting = job(
+        1, 2, held=True, begin_at=NOW + 60, after=(Dependency(7, Condition.OK, Progress.PENDING),), user="bob"
+    )
+    policy = Policy(user_limits={"*": Limit(running_jobs=1)})
+    found = explain(Snapshot(NOW, [waiting], [worker(1, None, 9)], [runs(9)]), 1, policy)
+    assert codes(found) == [
+        ReasonCode.HELD, ReasonCode.LIMIT, ReasonCode.DEPENDENCY, ReasonCode.BEGIN_TIME, ReasonCode.RESOURCES,
+    ]  # fmt: skip
+    assert [reason.text for reason in found] == [
+        "it is held; let it go with `dljobs release 1`",
+        "user bob may have 1 jobs running and has 1",
+        "it waits for job 7 to succeed",
+        "it is to begin in 1m00s, not before",
+        "it needs 2 devices; the best worker, w1, has 1 free (held by job 9); it would fit now with --gpus 1",
+    ]
+
+
+def test_who_holds_the_devices_and_until_when() -> None:
+    snapshot = Snapshot(NOW, [job(1, 4), job(2, 2)], [worker(1, None, None, None, 9)], [runs(9, for_s=720.0)])
+    assert [reason.text for reason in explain(snapshot, 1)] == [
+        "it needs 4 devices; the best worker, w1, has 3 free (held by job 9; which ends in about 12m00s);"
+        " w1 is kept for it and has enough in about 12m00s; it would fit now with --gpus 3"
+    ]
+    [behind] = explain(snapshot, 2)
+    assert behind.code == ReasonCode.PRIORITY
+    assert behind.text == (
+        "1 job is ahead (1); the 3 devices free on w1 are kept for job 1, which starts in about 12m00s:"
+        " a job that ends before can run there (--time)"
+    )
+
+
+def test_a_kind_that_nobody_has() -> None:
+    snapshot = Snapshot(NOW, [job(1, selector=Selector(device_type="h100"))], [worker(1, None)])
+    [reason] = explain(snapshot, 1)
+    assert reason.code == ReasonCode.NEVER_FITS
+    assert reason.text == "it needs 1 device on one worker (type h100); no worker has any"
+
+
+@pytest.mark.parametrize(
+    ("condition", "progress", "code"),
+    [
+        (Condition.OK, Progress.SUCCEEDED, None),
+        (Condition.OK, Progress.FAILED, ReasonCode.DEPENDENCY_NEVER_SATISFIED),
+        (Condition.FAIL, Progress.FAILED, None),
+        (Condition.FAIL, Progress.SUCCEEDED, ReasonCode.DEPENDENCY_NEVER_SATISFIED),
+        (Condition.ANY, Progress.FAILED, None),
+        (Condition.ANY, Progress.SUCCEEDED, None),
+        (Condition.ANY, Progress.PENDING, ReasonCode.DEPENDENCY),
+    ],
+)
+def test_dependencies(condition: Condition, progress: Progress, code: ReasonCode | None) -> None:
+    waiting = job(1, after=(Dependency(7, condition, progress),))
+    found = explain(Snapshot(NOW, [waiting], [worker(1, None)]), 1)
+    assert codes(found) == ([] if code is None else [code])
+    assert all("job 7" in reason.text for reason in found)
+
+
+def test_a_drained_node_says_why() -> None:
+    workers = [worker(1, None, None, drained="a fan is broken"), worker(2, 9)]
+    [reason] = explain(Snapshot(NOW, [job(1, 2)], workers, [runs(9)]), 1)
+    assert reason == Reason(ReasonCode.NODE_DRAINED, "node n1 would have the devices but is drained: a fan is broken")
+    both = explain(Snapshot(NOW, [job(1)], workers, [runs(9)]), 1)
+    assert codes(both) == [ReasonCode.NODE_DRAINED, ReasonCode.RESOURCES]
+
+
+def test_device_types_are_whole_words() -> None:
+    a10, a100 = (OfferedDevice(1, None, name, 24 * 10**9) for name in ("NVIDIA A10", "NVIDIA A100-SXM4-40GB"))
+    assert not Selector(device_type="a10").accepts(a100)
+    assert Selector(device_type="a10").accepts(a10)
+    assert Selector(device_type="RTX-4090").accepts(OfferedDevice(1, None, "NVIDIA GeForce RTX 4090"))
+    assert not Selector(memory_bytes=1).accepts(OfferedDevice(1))

@@ -1,0 +1,244 @@
+"""What the scheduler promises for any jobs and workers: nothing twice, gangs whole, limits kept, nobody delayed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dljobs.service.scheduling.expectations import expected_starts
+from dljobs.service.scheduling.explaining import Explainer
+from dljobs.service.scheduling.limits import limit_of
+from dljobs.service.scheduling.planning import is_ready, plan
+from dljobs.service.scheduling.rows import ANYWHERE, OfferingWorker, Policy, RunningJob, Selector, Snapshot, WaitingJob
+
+from .clusters import MANY, NOW, carried_out, clusters, durations, hold, job, policies, queues, runs, snapshots, worker
+
+
+@MANY
+@given(snapshots(), policies)
+def test_devices_are_given_once_and_a_gang_is_whole(snapshot: Snapshot, policy: Policy) -> None:
+    result = plan(snapshot, policy)
+    given_out = [device_id for placed in result.placed for device_id in placed.device_ids]
+    assert len(given_out) == len(set(given_out))
+    workers = {worker.id: worker for worker in snapshot.workers}
+    jobs = {job.id: job for job in snapshot.waiting}
+    assert len({placed.job_id for placed in result.placed}) == len(result.placed)
+    for placed in result.placed:
+        job, on = jobs[placed.job_id], workers[placed.worker_id]
+        devices = {device.id: device for device in on.devices}
+        assert len(placed.device_ids) == job.num_devices
+        assert all(devices[device_id].job_id is None for device_id in placed.device_ids)
+        assert on.drained is None
+        assert is_ready(job, NOW)
+        assert job.selector.allows(on)
+        assert all(job.selector.accepts(devices[device_id]) for device_id in placed.device_ids)
+
+
+@MANY
+@given(snapshots(), policies)
+def test_limits_are_kept(snapshot: Snapshot, policy: Policy) -> None:
+    result = plan(snapshot, policy)
+    placed = {placed.job_id for placed in result.placed}
+    started = [job for job in snapshot.waiting if job.id in placed]
+    for kind, limits in (("user", policy.user_limits), ("tag", policy.tag_limits)):
+        devices: Counter[str] = Counter()
+        jobs: Counter[str] = Counter()
+        for each in (*snapshot.running, *started):
+            for name in (each.user,) if kind == "user" else set(each.tags):
+                devices[name] += each.num_devices
+                jobs[name] += 1
+        names = {name for each in started for name in ((each.user,) if kind == "user" else each.tags)}
+        for name in names:  # who started nothing may have had too much before
+            limit = limit_of(limits, name)
+            assert limit.running_devices is None or devices[name] <= limit.running_devices
+            assert limit.running_jobs is None or jobs[name] <= limit.running_jobs
+
+
+@MANY
+@given(snapshots(), policies, st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(snapshot: Snapshot, policy: Policy, draw: random.Random) -> None:
+    shuffled = replace(
+        snapshot,
+        waiting=draw.sample(snapshot.waiting, len(snapshot.waiting)),
+        workers=[
+            replace(worker, devices=tuple(draw.sample(worker.devices, len(worker.devices))))
+            for worker in draw.sample(snapshot.workers, len(snapshot.workers))
+        ],
+        running=draw.sample(snapshot.running, len(snapshot.running)),
+    )
+    expected, found = plan(snapshot, policy), plan(shuffled, policy)
+    assert found.placed == expected.placed
+    there, here = Explainer(expected), Explainer(found)
+    for each in snapshot.waiting:
+        assert here.reasons(each.id) == there.reasons(each.id)
+        assert here.place(each.id) == there.place(each.id)
+    assert expected_starts(found, here.contenders) == expected_starts(expected, there.contenders)
+
+
+@MANY
+@given(snapshots(), policies)
+def test_what_was_planned_leaves_nothing_to_plan(snapshot: Snapshot, policy: Policy) -> None:
+    # Fair share charges what waits and what has run, not what has just started: the order would be another.
+    policy = replace(policy, fair_share=False)
+    assert plan(carried_out(snapshot, plan(snapshot, policy)), policy).placed == []
+
+
+@MANY
+@given(snapshots(), policies)
+def test_without_backfill_nobody_who_could_start_is_overtaken(snapshot: Snapshot, policy: Policy) -> None:
+    strict = replace(policy, backfill=False, user_limits={}, tag_limits={})
+    result = plan(snapshot, strict)
+    placed = {placed.job_id for placed in result.placed}
+    largest = {
+        job.id: max(
+            (
+                sum(map(job.selector.accepts, worker.devices))
+                for worker in snapshot.workers
+                if worker.drained is None and job.selector.allows(worker)
+            ),
+            default=0,
+        )
+        for job in snapshot.waiting
+    }
+    able = [job.id in placed for job in result.order if is_ready(job, NOW) and job.num_devices <= largest[job.id]]
+    assert able == sorted(able, reverse=True)
+
+
+# Reservations, with exact durations
+
+
+class _World:
+    """A cluster over time, in which jobs end when they said they would."""
+
+    def __init__(self, workers: list[OfferingWorker], running: list[RunningJob], queue: list[WaitingJob]) -> None:
+        self.snapshot = Snapshot(NOW, queue, workers, running)
+
+    def pass_time(self) -> bool:
+        """Go to the next end of a job; False if there is none."""
+        ends = {job.id: job.expected_end_at for job in self.snapshot.running if job.expected_end_at is not None}
+        if not ends:
+            return False
+        now = max(min(ends.values()), self.snapshot.now)
+        over = {job_id for job_id, end_at in ends.items() if end_at <= now}
+        freed = {d.id: None for w in self.snapshot.workers for d in w.devices if d.job_id in over}
+        self.snapshot = replace(
+            self.snapshot,
+            now=now,
+            workers=hold(self.snapshot.workers, freed),
+            running=[job for job in self.snapshot.running if job.id not in over],
+        )
+        return True
+
+
+@MANY
+@given(clusters(), queues, durations.filter(bool), st.booleans())
+def test_no_reservation_is_delayed_by_who_overtakes(
+    cluster: tuple[list[OfferingWorker], list[RunningJob]],
+    queue: list[WaitingJob],
+    default_s: float,
+    is_mixed: bool,  # jobs with no duration too: they lie outside of reservations
+) -> None:
+    workers, running = cluster
+    # One user and no ageing: the order stays as it is, so that whoever goes first has no right to.
+    plain = {"user": "ada", "priority": 50, "held": False, "begin_at": None, "eligible_at": None, "after": ()}
+    jobs = [
+        replace(job, **plain, duration_s=job.duration_s or (None if is_mixed else default_s))  # type: ignore[arg-type]
+        for job in queue
+    ]
+    world = _World(workers, running, jobs)
+    policy = Policy(ageing_s=1e12)
+    promised: dict[int, float] = {}
+    while True:
+        result = plan(world.snapshot, policy)
+        for placed in result.placed:
+            if placed.job_id in promised:
+                assert world.snapshot.now <= promised.pop(placed.job_id)
+        for first in Explainer(result).contenders[:1]:
+            reservation = result.reservation_of(first.id)
+            if reservation is not None and reservation.start_at < float("inf"):
+                earlier = promised.setdefault(first.id, reservation.start_at)
+                assert reservation.start_at <= earlier
+        world.snapshot = carried_out(world.snapshot, result)
+        if not world.pass_time():
+            break
+    assert not promised
+
+
+def test_a_small_job_overtakes_if_it_ends_in_time() -> None:
+    workers = [worker(1, 9, 9, None, None)]
+    queue = [job(1, 4), job(2, 2, duration_s=50.0), job(3, 2, duration_s=101.0)]
+    result = plan(Snapshot(NOW, queue, workers, [runs(9, 2, for_s=100.0)]))
+    assert [placed.job_id for placed in result.placed] == [2]
+    reservation = result.reservation_of(1)
+    assert reservation is not None
+    assert reservation.start_at == NOW + 100
+
+
+def test_a_job_of_unknown_length_overtakes_only_outside_of_the_reservation() -> None:
+    workers = [worker(1, 9, 9, None, None), worker(2, 8, None)]
+    running = [runs(9, 2, for_s=100.0), runs(8)]
+    result = plan(Snapshot(NOW, [job(1, 4), job(2), job(3)], workers, running))
+    assert [(placed.job_id, placed.worker_id) for placed in result.placed] == [(2, 2)]
+
+
+def test_what_the_blocked_job_will_not_need_is_for_anyone() -> None:
+    workers = [worker(1, 9, 9, None, None)]
+    result = plan(Snapshot(NOW, [job(1, 3), job(2), job(3)], workers, [runs(9, 2, for_s=100.0)]))
+    assert [placed.job_id for placed in result.placed] == [2]
+
+
+def test_nothing_enters_a_worker_that_a_job_waits_for_without_a_known_end() -> None:
+    """Else small jobs would keep a large one out for ever."""
+    workers = [worker(1, 9, 9, None, None)]
+    result = plan(Snapshot(NOW, [job(1, 4), job(2, duration_s=5.0)], workers, [runs(9, 2)]))
+    assert result.placed == []
+
+
+def test_a_blocked_job_of_another_kind_has_a_reservation_too() -> None:
+    fast, slow = Selector(labels=(("worker", "w1"),)), Selector(labels=(("worker", "w2"),))
+    workers = [worker(1, 8, None), worker(2, 9, None)]
+    running = [runs(8, for_s=60.0), runs(9, for_s=90.0)]
+    queue = [job(1, 2, selector=fast), job(2, 2, selector=slow), job(3, duration_s=80.0)]
+    result = plan(Snapshot(NOW, queue, workers, running))
+    assert [(placed.job_id, placed.worker_id) for placed in result.placed] == [(3, 2)]
+    assert {each.job_id: each.start_at - NOW for each in result.reserved.values()} == {1: 60.0, 2: 90.0}
+
+
+# Choosing a worker
+
+
+def test_a_job_takes_the_tightest_gap() -> None:
+    result = plan(Snapshot(NOW, [job(1, 2)], [worker(1, None, None, None, None), worker(2, 9, None, None)]))
+    assert [(placed.worker_id, placed.device_ids) for placed in result.placed] == [(2, (21, 22))]
+
+
+def test_a_small_job_leaves_whole_nodes_whole() -> None:
+    workers = [worker(1, None, None), worker(2, *[None] * 6, 9, 9)]
+    result = plan(Snapshot(NOW, [job(1)], workers, [runs(9, 2)]))
+    assert [placed.worker_id for placed in result.placed] == [2]
+
+
+def test_a_job_that_fills_a_node_takes_it() -> None:
+    workers = [worker(1, None, None), worker(2, *[None] * 6, 9, 9)]
+    result = plan(Snapshot(NOW, [job(1, 2)], workers, [runs(9, 2)]))
+    assert [placed.worker_id for placed in result.placed] == [1]
+
+
+def test_devices_of_two_workers_are_never_one_placement() -> None:
+    assert plan(Snapshot(NOW, [job(1, 3)], [worker(1, None, None), worker(2, None, None)])).placed == []
+
+
+def test_a_job_that_fits_nowhere_blocks_nobody() -> None:
+    result = plan(Snapshot(NOW, [job(1, 5), job(2)], [worker(1, None, None)]), Policy(backfill=False))
+    assert [placed.job_id for placed in result.placed] == [2]
+
+
+def test_nothing_to_do() -> None:
+    assert plan(Snapshot(NOW, [], [])).placed == []
+    assert plan(Snapshot(NOW, [job(1)], [])).placed == []
+    assert plan(Snapshot(NOW, [], [worker(1, None)])).order == []
+    assert ANYWHERE.allows(worker(1))
