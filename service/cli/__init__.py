@@ -55,6 +55,7 @@ COMMANDS = {
         "workers": Entry("workers:workers", "List the workers and their devices."),
         "doctor": Entry("doctor:doctor", "Check every part and name the cure of what is wrong."),
         "db": Entry("db:db", "Create or migrate the database's tables."),
+        "simulate": Entry("simulate:simulate", "Try the scheduler on a trace of jobs, in simulated time."),
         "config": Entry("config:config", "Show each setting and where it came from."),
         "completion": Entry("completion:completion", "Print the shell's completion script."),
     },

@@ -48,6 +48,24 @@ class Pool:
                 return worker
         return NOWHERE
 
+    def best_fits(self, num_devices: int, refused: Container[int], number: int) -> list[int]:
+        """The best few workers: so many of those with a part taken, the best fit first, if there are such with room.
+
+        The one that `best_fit` chooses alone is whole or is filled by the job.
+        """
+        best = self.best_fit(num_devices, refused)
+        if best == NOWHERE or self.free[best] in (self.capacity[best], num_devices):
+            return [best] if best != NOWHERE else []
+        found: list[int] = []
+        for free in range(num_devices, self.largest + 1):
+            # In a heap the first few entries are among the least, and those alone are looked at: the cost is bounded.
+            for worker in self._started[free][: 4 * number]:
+                if self.free[worker] == free < self.capacity[worker] and worker not in refused and worker not in found:
+                    found.append(worker)
+                    if len(found) == number:
+                        return found
+        return found
+
     def change(self, worker: int, by: int) -> None:
         """The worker has `by` more free devices, or fewer."""
         if by:

@@ -46,9 +46,9 @@ def earliest(
         if capacity < job.num_devices or worker in reserved:
             continue
         num_missing = job.num_devices - pool.free[worker]
-        known = sorted(
-            end for holder in cluster.holders(worker, pool.selector) if (end := ends.get(holder, math.inf)) < math.inf
-        )
+        known = sorted([ends[holder] for holder in cluster.holders(worker, pool.selector) if holder in ends])
+        while known and known[-1] == math.inf:
+            known.pop()
         start_at = known[num_missing - 1] if num_missing <= len(known) else math.inf
         # Of those nobody knows, the one where the fewest have to end: it never gets further away.
         rank = (start_at, num_missing - len(known) if start_at == math.inf else 0, worker)

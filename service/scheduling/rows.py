@@ -169,11 +169,13 @@ class Policy:
         ageing_s: a job gains 10 points of priority each time it has waited for so long.
         fair_share: within an effective priority, users who used less of their share come first.
         backfill: jobs may overtake one that cannot start yet, if they don't delay it.
+        align_ends: a job goes where others run at least as long as it will, so that nodes fall free as a whole.
     """
 
     ageing_s: float = 86400.0
     fair_share: bool = True
     backfill: bool = True
+    align_ends: bool = True
     shares: Mapping[str, float] = field(default_factory=dict)  # 1 unless said otherwise
     user_limits: Mapping[str, Limit] = field(default_factory=dict)
     tag_limits: Mapping[str, Limit] = field(default_factory=dict)

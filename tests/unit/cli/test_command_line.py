@@ -49,6 +49,7 @@ READING = {
     "workers": ["workers", "workers --all"],
     "doctor": [],  # its own tests know its world
     "db": ["db current"],
+    "simulate": ["simulate --jobs 50 --cluster nodes=2,gpus=4"],
     "config": ["config"],
     "completion": None,
 }

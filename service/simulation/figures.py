@@ -1,0 +1,104 @@
+"""Figures: what a simulation is judged by.
+
+wait              seconds from submission to start: mean and percentiles (nearest rank), of all jobs and by devices
+bounded slowdown  max(1, (wait + duration) / max(duration, 10 s)), after Feitelson and Rudolph: short jobs do not
+                  count for hundreds
+utilisation       of the devices between the first and the last submission: what comes after is only the tail
+fairness          Jain's index of the users' mean bounded slowdowns: 1 is the same for all, 1/n is all for one
+makespan          from the first submission to the last end
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .simulator import Record
+
+LEAST_DURATION_S = 10.0
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How long jobs waited, in seconds."""
+
+    num_jobs: int
+    mean_s: float
+    p50_s: float
+    p95_s: float
+    p99_s: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One simulation in numbers; `waits_by_size` is by devices."""
+
+    num_jobs: int
+    num_never_fit: int
+    utilisation: float
+    waits: Waits
+    waits_by_size: dict[int, Waits]
+    bounded_slowdown_mean: float
+    bounded_slowdown_p95: float
+    fairness: float
+    makespan_s: float
+    num_plans: int
+    plan_p50_ms: float
+    plan_p99_ms: float
+    decisions_per_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as `--json` prints it."""
+        values = asdict(self)
+        values["waits_by_size"] = {str(size): waits for size, waits in values["waits_by_size"].items()}
+        return values
+
+
+def figures_of(record: Record) -> Figures:
+    """The figures of a simulation in which at least one job ran."""
+    jobs = [job for job in record.jobs if job.id in record.starts]
+    waits = {job.id: record.starts[job.id] - job.submit_s for job in jobs}
+    slowdowns = [max(1.0, (waits[job.id] + job.duration_s) / max(job.duration_s, LEAST_DURATION_S)) for job in jobs]
+    by_size: dict[int, list[float]] = {}
+    by_user: dict[str, list[float]] = {}
+    for job, slowdown in zip(jobs, slowdowns, strict=True):
+        by_size.setdefault(job.num_devices, []).append(waits[job.id])
+        by_user.setdefault(job.user, []).append(slowdown)
+    first_s, last_s = jobs[0].submit_s, max(job.submit_s for job in record.jobs)
+    busy = sum(
+        job.num_devices * max(min(record.starts[job.id] + job.duration_s, last_s) - record.starts[job.id], 0.0)
+        for job in jobs
+    )
+    plan_s = sorted(record.plan_s)
+    return Figures(
+        num_jobs=len(jobs),
+        num_never_fit=len(record.jobs) - len(jobs),
+        utilisation=busy / (record.num_devices * (last_s - first_s)) if last_s > first_s else 0.0,
+        waits=_waits(list(waits.values())),
+        waits_by_size={size: _waits(found) for size, found in sorted(by_size.items())},
+        bounded_slowdown_mean=statistics.fmean(slowdowns),
+        bounded_slowdown_p95=percentile(sorted(slowdowns), 95),
+        fairness=_jain([statistics.fmean(found) for found in by_user.values()]),
+        makespan_s=max(record.starts[job.id] + job.duration_s for job in jobs) - first_s,
+        num_plans=len(plan_s),
+        plan_p50_ms=1000 * percentile(plan_s, 50),
+        plan_p99_ms=1000 * percentile(plan_s, 99),
+        decisions_per_s=len(jobs) / sum(plan_s) if plan_s else 0.0,
+    )
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """By nearest rank."""
+    return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
+
+
+def _waits(found: Sequence[float]) -> Waits:
+    ordered = sorted(found)
+    return Waits(len(ordered), statistics.fmean(ordered), *(percentile(ordered, each) for each in (50, 95, 99)))
+
+
+def _jain(values: Sequence[float]) -> float:
+    return sum(values) ** 2 / (len(values) * sum(value * value for value in values))

@@ -1,0 +1,159 @@
+"""The simulator: discrete events around the scheduler. Jobs of a trace arrive, are placed by its plans, and end.
+
+It keeps the cluster between plans and gives devices back as jobs end; all decisions are `planning.plan_on`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from heapq import heappop, heappush
+
+from dljobs.service.scheduling.planning import plan_on
+from dljobs.service.scheduling.pools import Cluster
+from dljobs.service.scheduling.rows import (
+    ANYWHERE,
+    OfferedDevice,
+    OfferingWorker,
+    Policy,
+    RunningJob,
+    Snapshot,
+    WaitingJob,
+)
+
+from .trace import TraceJob
+
+HALF_LIFE_S = 7 * 86400.0
+
+
+class Estimates(StrEnum):
+    """What the scheduler is told of how long jobs will run."""
+
+    EXACT = "exact"
+    TRACE = "trace"  # the column time_s
+    NONE = "none"
+
+
+# The service's own policy, and two others to compare it with: strict order, and EASY backfill in order of submission.
+POLICIES: dict[str, Policy] = {
+    "fifo": Policy(fair_share=False, backfill=False, align_ends=False, ageing_s=math.inf),
+    "backfill": Policy(fair_share=False, backfill=True, align_ends=False, ageing_s=math.inf),
+    "dljobs": Policy(),
+}
+
+
+@dataclass
+class Record:
+    """What became of the jobs of a trace; a job that no node can hold never starts.
+
+    Args:
+        starts: when each job started, by id.
+        plan_s: the wall time of each plan that considered anything.
+    """
+
+    jobs: Sequence[TraceJob]
+    num_devices: int
+    starts: dict[int, float] = field(default_factory=dict)
+    plan_s: list[float] = field(default_factory=list)
+
+
+class _Shares:
+    """Each user's decayed device-seconds, brought up to date when they change."""
+
+    def __init__(self, half_life_s: float) -> None:
+        self._rate = math.log(2) / half_life_s
+        self._used: dict[str, tuple[float, float, int]] = {}  # device-seconds, as of, devices held since
+
+    def hold(self, user: str, num_devices: int, now: float) -> None:
+        """The user holds so many more devices, or fewer."""
+        held = self._used.get(user, (0.0, now, 0))[2]
+        self._used[user] = (self._at(user, now), now, held + num_devices)
+
+    def at(self, now: float) -> dict[str, float]:
+        """Everybody's."""
+        return {user: self._at(user, now) for user in self._used}
+
+    def _at(self, user: str, now: float) -> float:
+        used, since, held = self._used.get(user, (0.0, now, 0))
+        kept = math.exp(-self._rate * (now - since))
+        return used * kept + held * (1 - kept) / self._rate
+
+
+class Simulator:
+    """One trace on one cluster under one policy."""
+
+    def __init__(
+        self, jobs: Sequence[TraceJob], *, num_nodes: int, node_size: int, policy: Policy, estimates: Estimates
+    ) -> None:
+        self._cluster = make_cluster(num_nodes, node_size)
+        self._pool = self._cluster.pool(ANYWHERE)
+        self._policy = policy
+        self._estimates = estimates
+        self._jobs = {job.id: job for job in jobs}
+        self._waiting: dict[int, WaitingJob] = {}
+        self._sizes: Counter[int] = Counter()  # of those that wait
+        self._running: dict[int, tuple[RunningJob, int, tuple[int, ...]]] = {}
+        self._ends: list[tuple[float, int]] = []
+        self._shares = _Shares(HALF_LIFE_S)
+        self._record = Record(jobs, num_nodes * node_size)
+        self._node_size = node_size
+
+    def run(self) -> Record:
+        """Let all jobs arrive and end."""
+        arrivals = iter([job for job in self._record.jobs if job.num_devices <= self._node_size])
+        arriving = next(arrivals, None)
+        while arriving is not None or self._ends:
+            now = min(self._ends[0][0] if self._ends else math.inf, arriving.submit_s if arriving else math.inf)
+            while self._ends and self._ends[0][0] <= now:
+                self._end(heappop(self._ends)[1], now)
+            while arriving is not None and arriving.submit_s <= now:
+                self._submit(arriving)
+                arriving = next(arrivals, None)
+            # Nothing smaller than the largest gap waits: the plan would be empty.
+            if self._sizes and min(self._sizes) <= self._pool.most_free():
+                self._plan(now)
+        return self._record
+
+    def _submit(self, job: TraceJob) -> None:
+        told = {Estimates.EXACT: job.duration_s, Estimates.TRACE: job.time_s, Estimates.NONE: None}[self._estimates]
+        self._sizes[job.num_devices] += 1
+        self._waiting[job.id] = WaitingJob(
+            job.id, job.num_devices, job.priority, job.submit_s, job.user, duration_s=told
+        )
+
+    def _plan(self, now: float) -> None:
+        begun = time.perf_counter()
+        usage = self._shares.at(now) if self._policy.fair_share else {}
+        running = [job for job, _worker, _devices in self._running.values()]
+        snapshot = Snapshot(now, list(self._waiting.values()), self._cluster.workers, running, usage)
+        placed = plan_on(self._cluster, snapshot, self._policy).placed
+        self._record.plan_s.append(time.perf_counter() - begun)
+        for each in placed:
+            job = self._waiting.pop(each.job_id)
+            self._sizes[job.num_devices] -= 1
+            if not self._sizes[job.num_devices]:
+                del self._sizes[job.num_devices]
+            told_end_at = None if job.duration_s is None else now + job.duration_s
+            running_job = RunningJob(job.id, job.num_devices, job.user, (), told_end_at)
+            self._running[job.id] = (running_job, each.worker_id - 1, each.device_ids)
+            heappush(self._ends, (now + self._jobs[job.id].duration_s, job.id))
+            self._shares.hold(job.user, job.num_devices, now)
+            self._record.starts[job.id] = now
+
+    def _end(self, job_id: int, now: float) -> None:
+        job, worker, device_ids = self._running.pop(job_id)
+        self._cluster.give_back(worker, device_ids)
+        self._shares.hold(job.user, -job.num_devices, now)
+
+
+def make_cluster(num_nodes: int, node_size: int) -> Cluster:
+    """Idle nodes of so many devices; worker number n has index n - 1."""
+    workers = []
+    for node in range(num_nodes):
+        devices = tuple(OfferedDevice(node * node_size + number) for number in range(node_size))
+        workers.append(OfferingWorker(node + 1, f"node{node + 1}", devices, f"node{node + 1}"))
+    return Cluster(workers)

@@ -1,0 +1,155 @@
+"""The simulator: jobs run when the scheduler says so, for as long as they last; traces, figures and their picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dljobs.errors import UsageError
+from dljobs.service.simulation.figures import figures_of
+from dljobs.service.simulation.plot import draw_simulation
+from dljobs.service.simulation.simulator import POLICIES, Estimates, Record, Simulator
+from dljobs.service.simulation.synthetic import STYLES, make_trace
+from dljobs.service.simulation.trace import TraceJob, read_trace, write_trace
+
+
+def simulate(jobs: list[TraceJob], policy: str = "dljobs", *, num_nodes: int = 1, node_size: int = 4) -> Record:
+    return Simulator(
+        jobs, num_nodes=num_nodes, node_size=node_size, policy=POLICIES[policy], estimates=Estimates.EXACT
+    ).run()
+
+
+def trace(style: str = "helios", **changed: float) -> list[TraceJob]:
+    values = {"num_jobs": 600, "num_devices": 32, "node_size": 8, "load": 1.1, "seed": 5, **changed}
+    return make_trace(STYLES[style], **values)  # type: ignore[arg-type]
+
+
+# Four devices: 1 and 2 fill three of them, 3 wants all, 4 fits before it, 5 would delay it.
+EXAMPLE = [
+    TraceJob(1, 0.0, 2, 100.0, "ada"),
+    TraceJob(2, 0.0, 1, 50.0, "bob"),
+    TraceJob(3, 1.0, 4, 10.0, "ada"),
+    TraceJob(4, 2.0, 1, 98.0, "bob"),
+    TraceJob(5, 2.0, 1, 99.0, "bob"),
+]
+
+
+@pytest.mark.parametrize(
+    ("policy", "starts"),
+    [
+        ("fifo", {1: 0.0, 2: 0.0, 3: 100.0, 4: 110.0, 5: 110.0}),
+        ("backfill", {1: 0.0, 2: 0.0, 3: 100.0, 4: 2.0, 5: 110.0}),
+        # When job 2 ends, bob has used less than ada: job 5 goes before job 3.
+        ("dljobs", {1: 0.0, 2: 0.0, 3: 149.0, 4: 2.0, 5: 50.0}),
+    ],
+)
+def test_an_example_by_hand(policy: str, starts: dict[int, float]) -> None:
+    assert simulate(EXAMPLE, policy).starts == starts
+
+
+def test_the_figures_of_the_example() -> None:
+    figures = figures_of(simulate(EXAMPLE, "fifo"))
+    assert figures.num_jobs == 5
+    assert figures.makespan_s == 209.0
+    assert figures.waits.mean_s == pytest.approx((99 + 108 + 108) / 5)
+    assert (figures.waits.p50_s, figures.waits.p95_s) == (99.0, 108.0)
+    assert figures.waits_by_size[4].p50_s == 99.0
+    assert figures.utilisation == pytest.approx(3 / 4)
+    assert figures.bounded_slowdown_mean == pytest.approx((1 + 1 + 109 / 10 + 206 / 98 + 207 / 99) / 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_device_has_two_jobs_and_each_job_runs_once(policy: str) -> None:
+    jobs = trace()
+    record = simulate(jobs, policy, num_nodes=4, node_size=8)
+    assert set(record.starts) == {job.id for job in jobs}
+    changes: Counter[float] = Counter()
+    for job in jobs:
+        assert record.starts[job.id] >= job.submit_s
+        changes[record.starts[job.id]] += job.num_devices
+        changes[record.starts[job.id] + job.duration_s] -= job.num_devices
+    busy = 0
+    for moment in sorted(changes):
+        busy += changes[moment]
+        assert 0 <= busy <= 32
+
+
+def test_strict_order_overtakes_nobody() -> None:
+    record = simulate(trace(), "fifo", num_nodes=4, node_size=8)
+    starts = [record.starts[job.id] for job in record.jobs]
+    assert starts == sorted(starts)
+
+
+def test_a_job_larger_than_a_node_never_starts() -> None:
+    figures = figures_of(simulate([*EXAMPLE, TraceJob(6, 3.0, 5, 1.0, "eve")]))
+    assert (figures.num_jobs, figures.num_never_fit) == (5, 1)
+
+
+def test_the_same_seed_is_the_same_simulation() -> None:
+    first, second = (simulate(trace(), num_nodes=4, node_size=8) for _ in range(2))
+    assert (first.jobs, first.starts) == (second.jobs, second.starts)
+    assert trace(seed=6) != trace()
+
+
+def test_backfill_shortens_waits() -> None:
+    found = {name: figures_of(simulate(trace(num_jobs=1500), name, num_nodes=4, node_size=8)) for name in POLICIES}
+    assert found["dljobs"].waits.p50_s <= found["fifo"].waits.p50_s / 2
+    assert found["dljobs"].utilisation > found["fifo"].utilisation
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_synthetic_traces_look_like_their_sources(style: str) -> None:
+    jobs = trace(style, num_jobs=20_000, num_devices=1000)
+    sizes = Counter(job.num_devices for job in jobs)
+    assert sizes[1] > len(jobs) / 2
+    durations = [job.duration_s for job in jobs]
+    assert statistics.fmean(durations) > 4 * statistics.median(durations), "a heavy tail"
+    assert statistics.median(durations) == pytest.approx(STYLES[style].median_s, rel=0.6)
+    per_minute = Counter(int(job.submit_s // 60) for job in jobs)
+    rate = list(per_minute.values()) + [0] * (int(jobs[-1].submit_s // 60) + 1 - len(per_minute))
+    assert statistics.pvariance(rate) > 2 * statistics.fmean(rate), "bursts: more than Poisson's"
+    users = Counter(job.user for job in jobs).most_common()
+    assert sum(number for _user, number in users[: len(users) // 10]) > len(jobs) / 3, "few submit most"
+
+
+def test_the_load_is_what_was_asked_for() -> None:
+    jobs = trace(num_jobs=5000, load=0.5)
+    last_s = jobs[-1].submit_s
+    busy = sum(job.num_devices * min(job.duration_s, last_s - job.submit_s) for job in jobs)
+    assert busy / (32 * last_s) == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_trace_survives_its_file(tmp_path: Path) -> None:
+    jobs = [*trace(num_jobs=50)[:49], TraceJob(50, 1e9, 3, 0.5, "eve, the first", 7.25, 90)]
+    write_trace(tmp_path / "trace.csv", jobs)
+    assert read_trace(tmp_path / "trace.csv") == jobs
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no column submit_s"),
+        ("submit_s,devices,duration_s\n", "no column user"),
+        ("submit_s,devices,duration_s,user\n", "no jobs"),
+        ("submit_s,devices,duration_s,user\n0,1,x,ada\n", "line 2"),
+        ("submit_s,devices,duration_s,user\n0,1,5,ada\n0,0,5,ada\n", "line 3"),
+        ("submit_s,devices,duration_s,user\n0,1,nan,ada\n", "line 2"),
+        ("submit_s,devices,duration_s,user\n0,1\n", "line 2"),
+    ],
+)
+def test_a_trace_that_is_none_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "trace.csv").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        read_trace(tmp_path / "trace.csv")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_trace(tmp_path / "none.csv")
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    draw_simulation({name: simulate(EXAMPLE, name) for name in POLICIES}, tmp_path / "waits.svg")
+    assert "backfill" in (tmp_path / "waits.svg").read_text()
+    with pytest.raises(UsageError, match="cannot draw"):
+        draw_simulation({}, tmp_path / "waits.txt")
