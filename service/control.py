@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from . import jobs, registration, runs
+from collections.abc import Mapping
+from typing import Any
+
+from . import alteration, jobs, nodes, registration, runs
 from .database import Database
 from .doorbell import Doorbell
 from .states import ENDED_JOBS, LIVE_RUNS
@@ -33,6 +36,46 @@ def retry(database: Database, doorbell: Doorbell, job_id: int, *, actor: str, fr
     """
     with database.write() as connection:
         jobs.retry_job(connection, job_id, actor=actor, fresh=fresh)
+    return doorbell.ring_schedule()
+
+
+def update(database: Database, doorbell: Doorbell, job_id: int, changes: Mapping[str, Any], *, actor: str) -> bool:
+    """Change a job that waits; False if Redis does not answer.
+
+    Args:
+        changes: new values of priority, num_devices, time_limit_s, name.
+
+    Raises:
+        DljobsError: the job does not wait, or a value cannot be right.
+    """
+    with database.write() as connection:
+        alteration.alter_job(connection, job_id, changes, actor=actor)
+    return doorbell.ring_schedule()
+
+
+def drain(database: Database, doorbell: Doorbell, node: str, *, actor: str, reason: str, evict: bool) -> bool:
+    """Give a node nothing new, and with `evict` have its runs go elsewhere; False if Redis does not answer.
+
+    Raises:
+        NotFound: no worker was ever on such a node.
+    """
+    with database.write() as connection:
+        nodes.drain_node(connection, node, actor=actor, reason=reason, evict=evict)
+        workers = {row["id"]: row["name"] for row in registration.list_workers(connection) if row["node"] == node}
+        live = [run for worker_id in workers for run in runs.live_runs_of(connection, worker_id)] if evict else []
+    answers = [doorbell.ring_attend(workers[run["worker_id"]], run["id"]) for run in live]
+    return all(answers)
+
+
+def undrain(database: Database, doorbell: Doorbell, node: str, *, actor: str) -> bool:
+    """Let a node take work again; False if Redis does not answer.
+
+    Raises:
+        NotFound: no worker was ever on such a node.
+        UsageError: it is not drained.
+    """
+    with database.write() as connection:
+        nodes.undrain_node(connection, node, actor=actor)
     return doorbell.ring_schedule()
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from sqlalchemy import Connection
 
 from dljobs.errors import DljobsError
 
-from . import jobs, leases, registration, runs
-from .clock import read_now
+from . import jobs, ledger, runs
 from .database import Database, Lock, wait_for_lock
-from .scheduler import OfferedDevice, OfferingWorker, Plan, WaitingJob, plan
-from .states import JobState, WorkerState
+from .policy import ServicePolicy
+from .scheduling.expectations import expected_starts
+from .scheduling.explaining import Explainer
+from .scheduling.planning import Plan, plan
+from .scheduling.reasons import Reason
+from .scheduling.rows import Placed
+from .snapshot import take_snapshot
 
 
 @dataclass(frozen=True)
@@ -24,51 +29,61 @@ class Dispatched:
     worker_name: str
 
 
+class Planned:
+    """The scheduler's plan for the rows as they are, and what it says to people; each thing is computed when asked."""
+
+    def __init__(self, decided: Plan, policy: ServicePolicy) -> None:
+        self.plan = decided
+        self.policy = policy
+        self.worker_names = {worker.id: worker.name for worker in decided.snapshot.workers}
+
+    @property
+    def placed(self) -> list[Placed]:
+        """What starts now."""
+        return self.plan.placed
+
+    def reasons(self, job_id: int) -> list[Reason]:
+        """Why a job waits, worst first; empty if it starts, or does not wait."""
+        return self._explainer.reasons(job_id)
+
+    def place(self, job_id: int) -> int | None:
+        """A job's place in the queue, from 1, among those that wait only for devices."""
+        return self._explainer.place(job_id)
+
+    def expected_start_at(self, job_id: int) -> float | None:
+        """When the job is likely to start; None: nobody knows."""
+        return self._starts.get(job_id)
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        return Explainer(self.plan)
+
+    @cached_property
+    def _starts(self) -> dict[int, float]:
+        starts = expected_starts(self.plan, self._explainer.contenders)
+        return {**starts, **{placed.job_id: self.plan.snapshot.now for placed in self.plan.placed}}
+
+
 def dispatch(database: Database, *, lease_s: float) -> list[Dispatched]:
     """Place what can be placed now."""
     with database.read() as connection:
-        if not any(job["state"] == JobState.QUEUED for job in jobs.list_waiting(connection)):
+        if not jobs.has_queued(connection):
             return []
     with database.write() as connection:
         # Waiting, not giving up: whoever holds it may have read the queue before the job at hand was committed.
         wait_for_lock(connection, Lock.SCHEDULING)
-        names, planned = make_plan(connection, lease_s=lease_s)
+        planned = make_plan(connection, lease_s=lease_s)
+        ledger.fold(connection, planned.plan.snapshot.now, planned.policy.half_life_s)
         placed = []
         for placement in planned.placed:
             worker_id = placement.worker_id
             with suppress(DljobsError):  # cancelled or held since the plan was made
                 key = runs.create_run(connection, placement.job_id, worker_id, placement.device_ids, lease_s)
-                placed.append(Dispatched(key, names[worker_id]))
+                placed.append(Dispatched(key, planned.worker_names[worker_id]))
         return placed
 
 
-def make_plan(connection: Connection, *, lease_s: float) -> tuple[dict[int, str], Plan]:
-    """The scheduler's plan for the rows as they are, and the names of the workers in it; writes nothing."""
-    waiting = [
-        WaitingJob(
-            id=row["id"],
-            num_devices=row["num_devices"],
-            priority=row["priority"],
-            submitted_at=row["submitted_at"],
-            eligible_at=row["eligible_at"],
-            held=row["state"] == JobState.HELD,
-        )
-        for row in jobs.list_waiting(connection)
-    ]
-    offering = offering_workers(connection, lease_s=lease_s)
-    names = {worker.id: worker.name for worker in offering}
-    return names, plan(waiting, offering, read_now(connection))
-
-
-def offering_workers(connection: Connection, *, lease_s: float) -> list[OfferingWorker]:
-    """The workers that take work, with their devices and who holds them. A silent worker takes none."""
-    holders = {row["device_id"]: row["job_id"] for row in leases.held_devices(connection)}
-    offered: dict[int, list[OfferedDevice]] = {}
-    for row in registration.list_devices(connection):
-        device = OfferedDevice(row["id"], holders.get(row["id"]))
-        offered.setdefault(row["worker_id"], []).append(device)
-    return [
-        OfferingWorker(row["id"], row["name"], tuple(offered.get(row["id"], ())))
-        for row in registration.list_workers(connection)
-        if row["state"] == WorkerState.ONLINE and row["silent_s"] <= lease_s
-    ]
+def make_plan(connection: Connection, *, lease_s: float) -> Planned:
+    """The plan; writes nothing."""
+    snapshot, policy = take_snapshot(connection, lease_s=lease_s)
+    return Planned(plan(snapshot, policy.scheduling), policy)

@@ -41,14 +41,22 @@ def explain(database: Database, job_id: int, *, lease_s: float) -> Json:
 
 
 def _explain_waiting(connection: Connection, job: Job, lease_s: float) -> tuple[list[str], list[Json]]:
-    names, planned = make_plan(connection, lease_s=lease_s)
+    planned = make_plan(connection, lease_s=lease_s)
     placement = next((placed for placed in planned.placed if placed.job_id == job["id"]), None)
     if placement is not None:
         where = f"{len(placement.device_ids)} device{'s' if len(placement.device_ids) > 1 else ''}"
-        started = f"it can start now, on {where} of {names[placement.worker_id]}: a worker is about to see it"
+        started = (
+            f"it can start now, on {where} of {planned.worker_names[placement.worker_id]}: a worker is about to see it"
+        )
         return [started], []
-    reasons = planned.reasons.get(job["id"], [])
+    reasons = planned.reasons(job["id"])
     sentences = [reason.text for reason in reasons]
+    if place := planned.place(job["id"]):
+        start_at, now = planned.expected_start_at(job["id"]), planned.plan.snapshot.now
+        when = (
+            "nobody knows when it starts" if start_at is None else f"it starts in about {show_duration(start_at - now)}"
+        )
+        sentences.append(f"it is number {place} in the queue; {when}")
     if job["num_runs"]:
         sentences.append(f"it had {job['num_runs']} run{'s' if job['num_runs'] > 1 else ''}; {job['reason']}")
     return sentences, [reason_view(reason) for reason in reasons]

@@ -16,10 +16,12 @@ from dljobs.errors import DljobsError, NotFound, UsageError
 
 from .clock import now
 from .events import record
+from .scheduling.rows import ANYWHERE, Condition, Selector
+from .selectors import to_json
 from .sources import keep
 from .spec import JobSpec
 from .states import ENDED_JOBS, JOB_TRANSITIONS, PLACED_JOBS, WAITING_JOBS, JobState
-from .tables import jobs
+from .tables import dependencies, jobs
 
 if TYPE_CHECKING:
     from .freezing import Frozen
@@ -42,6 +44,10 @@ class NewJob:
     held: bool = False
     sources: tuple[Frozen, ...] = ()  # what the spec's digests name
     warnings: tuple[str, ...] = ()
+    selector: Selector = ANYWHERE
+    begin_at: float | None = None
+    begin_in_s: float | None = None  # by the database's clock, which may not be the client's
+    after: tuple[tuple[str, Condition], ...] = ()  # jobs as users name them: 12, @
 
 
 def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
@@ -49,12 +55,17 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
 
     Returns:
         The job's id, and whether it was made now.
+
+    Raises:
+        NotFound, UsageError: a job that it is to wait for is none.
     """
     same_key = and_(jobs.c.user == new.user, jobs.c.idempotency_key == new.idempotency_key)
     if new.idempotency_key is not None:
         existing = connection.execute(select(jobs.c.id).where(same_key)).scalar()
         if existing is not None:
             return int(existing), False
+    # Before the job itself is there, which `@` would mean.
+    after = {resolve_id(connection, text): condition for text, condition in new.after}
     state = JobState.HELD if new.held else JobState.QUEUED
     values = {
         "state": state,
@@ -70,6 +81,9 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         "time_limit_s": new.time_limit_s,
         "max_retries": new.max_retries,
         "submitted_at": now(),
+        "selector_json": to_json(new.selector),
+        "begin_at": new.begin_at if new.begin_in_s is None else now() + new.begin_in_s,
+        "num_epochs": new.spec.training.epochs if new.spec.kind == "train" else None,
     }
     try:
         with connection.begin_nested():
@@ -82,6 +96,8 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         return int(existing), False
     for source in new.sources:
         keep(connection, source)
+    for after_id, condition in after.items():
+        connection.execute(insert(dependencies).values(job_id=job_id, after_id=after_id, condition=condition))
     record(connection, "submitted", "submitted", actor=new.user, to_state=state, job_id=job_id)
     return job_id, True
 
@@ -142,6 +158,18 @@ def list_ended(connection: Connection, limit: int) -> list[RowMapping]:
     """The jobs that ended, the newest first."""
     query = select(jobs).where(jobs.c.state.in_(ENDED_JOBS)).order_by(jobs.c.id.desc()).limit(limit)
     return list(connection.execute(query).mappings())
+
+
+def has_queued(connection: Connection) -> bool:
+    """Whether any job may start."""
+    return connection.execute(select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).limit(1)).first() is not None
+
+
+def count_queued(connection: Connection, *, user: str | None = None, tag: str | None = None) -> int:
+    """How many jobs of a user, or with a tag, wait."""
+    waiting = select(jobs.c.user, jobs.c.tags_json).where(jobs.c.state.in_(WAITING_JOBS))
+    found = connection.execute(waiting)
+    return sum(row.user == user if tag is None else tag in json.loads(row.tags_json) for row in found)
 
 
 def list_waiting(connection: Connection) -> list[RowMapping]:

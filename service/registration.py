@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
@@ -42,6 +42,7 @@ class WorkerInfo:
     process: ProcessMark
     versions: Mapping[str, str]
     devices: Sequence[DeviceInfo]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def _enter(connection: Connection, info: WorkerInfo, mine: RowMapping | None) ->
         "session": session,
         "state": WorkerState.ONLINE,
         "versions_json": json.dumps(dict(info.versions)),
+        "labels_json": json.dumps(dict(info.labels), sort_keys=True),
         "registered_at": now(),
         "heartbeat_at": now(),
     }

@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 
 from dljobs.errors import NotFound
 
-from . import artifacts, evaluations, events, jobs, leases, logs, registration, runs, views
+from . import artifacts, evaluations, events, jobs, leases, logs, nodes, registration, runs, views
 from .clock import read_now
 from .database import Database, open_database
-from .dispatch import make_plan
+from .dispatch import Planned, make_plan
 from .schema import HEAD, current_revision
 from .settings import Settings
 from .states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, WorkerState
@@ -37,14 +37,15 @@ def status(database: Database, *, lease_s: float, limit: int | None) -> Json:
         active = jobs.list_active(connection)
         ended = jobs.list_ended(connection, most)
         live = {row["job_id"]: row for row in runs.list_live(connection)}
-        _names, planned = make_plan(connection, lease_s=lease_s)
+        planned = make_plan(connection, lease_s=lease_s)
         offered = workers_in(connection, lease_s=lease_s)
     placed = [job for job in active if job["state"] in PLACED_JOBS]
-    waiting = [job for job in active if job["state"] in WAITING_JOBS]
+    turns = {job.id: turn for turn, job in enumerate(planned.plan.order)}
+    waiting = sorted((job for job in active if job["state"] in WAITING_JOBS), key=lambda job: turns[job["id"]])
     shown = [*placed, *waiting[:most], *ended]
     return {
         "jobs": [
-            views.job_view(job, moment=moment, run=live.get(job["id"]), reasons=planned.reasons.get(job["id"], ()))
+            views.job_view(job, moment=moment, run=live.get(job["id"]), prospect=prospect_of(planned, job))
             for job in shown
         ],
         "num_waiting": len(waiting),
@@ -80,10 +81,18 @@ def job_in(connection: Connection, job_id: int, *, lease_s: float) -> Json:
     """One Job as `status` shows it."""
     row = jobs.get_job(connection, job_id)
     run = None if row["state"] in ENDED_JOBS else runs.latest_run(connection, job_id)
-    reasons = []
+    prospect = None
     if row["state"] in WAITING_JOBS:
-        reasons = make_plan(connection, lease_s=lease_s)[1].reasons.get(job_id, [])
-    return views.job_view(row, moment=read_now(connection), run=run, reasons=reasons)
+        prospect = prospect_of(make_plan(connection, lease_s=lease_s), row)
+    return views.job_view(row, moment=read_now(connection), run=run, prospect=prospect)
+
+
+def prospect_of(planned: Planned, job: Mapping[Any, Any]) -> views.Prospect | None:
+    """Why a job waits and for how long; None for one that does not wait."""
+    if job["state"] not in WAITING_JOBS:
+        return None
+    job_id = job["id"]
+    return views.Prospect(planned.reasons(job_id), planned.place(job_id), planned.expected_start_at(job_id))
 
 
 def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
@@ -139,6 +148,19 @@ def workers_in(connection: Connection, *, lease_s: float) -> list[Json]:
     return [
         views.worker_view(row, devices.get(row["id"], ()), lease_s=lease_s)
         for row in registration.list_workers(connection)
+    ]
+
+
+def list_nodes(database: Database, *, lease_s: float) -> list[Json]:
+    """The nodes that have workers, or are drained, with what they offer."""
+    with database.read() as connection:
+        workers = workers_in(connection, lease_s=lease_s)
+        drained = nodes.list_drained(connection)
+    present = [worker for worker in workers if worker["state"] != WorkerState.OFFLINE]
+    names = sorted({worker["node"] for worker in present} | set(drained))
+    return [
+        views.node_view(name, [worker for worker in present if worker["node"] == name], drained.get(name))
+        for name in names
     ]
 
 

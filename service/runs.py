@@ -13,7 +13,7 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from dljobs.errors import DljobsError, StaleToken
 
-from . import leases
+from . import leases, ledger
 from .clock import now
 from .events import record
 from .failures import FailureClass, decide
@@ -124,6 +124,7 @@ def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str
         result_json=_to_json(outcome.result),
     )
     leases.release(connection, run_id)
+    ledger.add_run(connection, run_id, job["user"], job["num_devices"])
     move_job(connection, job["id"], job_state, actor=actor, reason=reason, run_id=run_id, **changes)
     return job_state
 

@@ -37,6 +37,11 @@ class Settings:
     heartbeat_s: float
     sweep_s: float
     grace_s: float
+    priority_ceiling: float
+    ageing_s: float
+    half_life_s: float
+    limits: str
+    shares: str
     sources: Mapping[str, str]
 
     @property
@@ -79,6 +84,17 @@ _DEFAULTS: dict[str, Any] = {
     "heartbeat_s": 15.0,
     "sweep_s": 5.0,
     "grace_s": 30.0,
+    "priority_ceiling": 100.0,
+    "ageing_s": 86400.0,
+    "half_life_s": 7 * 86400.0,
+    "limits": "",
+    "shares": "",
+}
+# What a number may be, with its unit; seconds up to a day unless said here.
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "priority_ceiling": (0.0, 100.0, ""),
+    "ageing_s": (1.0, 366 * 86400.0, " seconds"),
+    "half_life_s": (1.0, 366 * 86400.0, " seconds"),
 }
 
 MEANINGS = {
@@ -92,6 +108,11 @@ MEANINGS = {
     "heartbeat_s": "how often a worker renews its leases",
     "sweep_s": "how often a worker looks for what a lost message left waiting",
     "grace_s": "time to checkpoint before a rank is killed",
+    "priority_ceiling": "the highest priority that a user may ask for (of workers: it holds for all)",
+    "ageing_s": "a job gains 10 points of priority each time it has waited for so long (of workers)",
+    "half_life_s": "use of devices counts half after so long, for fair share (of workers)",
+    "limits": "user:* devices=8 jobs=4 queued=100; tag:course devices=4: the most at a time (of workers)",
+    "shares": "ada=2 bob=0.5: what users are entitled to, 1 unless named (of workers)",
 }
 
 
@@ -174,10 +195,12 @@ def _typed(name: str, raw: Any, source: str) -> Any:
         if isinstance(raw, (str, Path)):
             return str(raw)
         raise UsageError(f"{name} from {source} must be a text, not {raw!r}")
+    lowest, highest, unit = _RANGES.get(name, (0.0, 86400.0, " seconds"))
     try:
         value = float(raw)
     except (TypeError, ValueError):
-        raise UsageError(f"{name} from {source} must be a number of seconds, not {raw!r}") from None
-    if not 0 < value <= 86400:
-        raise UsageError(f"{name} from {source} must be between 0 and 86400 seconds, not {raw!r}")
+        of = " of seconds" if unit else ""
+        raise UsageError(f"{name} from {source} must be a number{of}, not {raw!r}") from None
+    if not lowest <= value <= highest or (value == 0 and unit):
+        raise UsageError(f"{name} from {source} must be between {lowest:g} and {highest:g}{unit}, not {raw!r}")
     return value

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
+from sqlalchemy import Connection
+
 from dljobs.errors import UnknownName, UsageError
 from dljobs.models.catalog import FITTED_NAMES, TASK_METRICS, ModelEntry
 from dljobs.models.init_rule import parse_init
@@ -25,11 +27,17 @@ from .dispatch import make_plan
 from .doorbell import Doorbell
 from .freezing import Frozen
 from .jobs import NewJob
-from .scheduler import ReasonCode
+from .moments import parse_begin
+from .policy import read_policy
+from .scheduling.limits import limit_of
+from .scheduling.reasons import ReasonCode
+from .selectors import make_selector, parse_dependency
 from .settings import Settings
 from .spec import JobSpec, Strategy, Training
 
 MAX_DEVICES = 4096
+# Reasons that no time will cure: somebody has to do something.
+NEEDING_HELP = (ReasonCode.NO_WORKERS, ReasonCode.NEVER_FITS, ReasonCode.DEPENDENCY_NEVER_SATISFIED)
 STRATEGIES = ("auto", *get_args(Strategy))
 # Beyond these a number is a typing error, not a wish: (lowest, highest).
 TRAINING_RANGES: dict[str, tuple[float, float]] = {
@@ -67,6 +75,12 @@ class Request:
     max_retries: int = 2
     idempotency_key: str | None = None
     held: bool = False
+    device_type: str | None = None  # "a100", "cpu"
+    memory: str | None = None  # of a device: "40G"
+    labels: Sequence[str] = ()  # of a node, "label=value" each
+    exclude: Sequence[str] = ()  # names of nodes
+    after: Sequence[str] = ()  # "ID", "ID:ok", "ID:fail" or "ID:any" each
+    begin: str | None = None  # "2h", "18:30", "2030-01-31 18:30"
 
 
 @dataclass(frozen=True)
@@ -91,10 +105,8 @@ def prepare(request: Request, user: str) -> NewJob:
         raise UsageError("--with goes with a model or data in a file of your own", "such as ./net.py:Net")
     training, model_options, data_options = _resolve_options(chosen.entry, data, request)
     model = match(chosen, data, model_options, data_options)
-    strategy = _resolve_strategy(request.strategy, request.num_devices)
-    if strategy == "ddp":
-        _check_divisible(training.batch_size, request.num_devices)
-    _check_range("priority", request.priority, 0, 100)
+    strategy = resolve_placing(request.strategy, request.num_devices, training.batch_size)
+    check_priority(request.priority, 100)
     _check_range("max-retries", request.max_retries, 0, 1000)
     key = request.idempotency_key
     spec = JobSpec(
@@ -114,22 +126,26 @@ def prepare(request: Request, user: str) -> NewJob:
     left_out = sorted({name for source in sources for name in source.left_out})
     return NewJob(
         spec=spec,
-        user=_check_text("user", user),
-        name=_check_text("name", model.name if request.name is None else request.name),
+        user=check_text("user", user),
+        name=check_text("name", model.name if request.name is None else request.name),
         priority=request.priority,
-        tags=tuple(_check_text("tag", tag) for tag in request.tags),
+        tags=tuple(check_text("tag", tag) for tag in request.tags),
         time_limit_s=request.time_limit_s,
         max_retries=request.max_retries,
-        idempotency_key=None if key is None else _check_text("idempotency key", key),
+        idempotency_key=None if key is None else check_text("idempotency key", key),
         held=request.held,
         sources=sources,
         warnings=(f"left out of the job: {', '.join(left_out[:10])}",) if left_out else (),
+        selector=make_selector(request.device_type, request.memory, request.labels, request.exclude),
+        after=tuple(parse_dependency(text) for text in request.after),
+        **parse_begin(request.begin),
     )
 
 
 def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: NewJob) -> Submitted:
     """Insert the job, ring, and say at once what stands in its way."""
     with database.write() as connection:
+        _check_allowed(connection, new)
         job_id, created = jobs.insert_job(connection, new)
     if not created:
         same = f"idempotency key {new.idempotency_key!r} was used before: this is job {job_id}, no new one was made"
@@ -140,12 +156,28 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
             f"Redis does not answer: job {job_id} is safe in the database and starts when a worker next looks there"
         )
     with database.read() as connection:
-        _names, planned = make_plan(connection, lease_s=settings.lease_s)
-    blocking = (ReasonCode.NO_WORKERS, ReasonCode.NEVER_FITS)
-    warnings += [
-        f"job {job_id} waits: {reason.text}" for reason in planned.reasons.get(job_id, []) if reason.code in blocking
-    ]
+        reasons = make_plan(connection, lease_s=settings.lease_s).reasons(job_id)
+    warnings += [f"job {job_id} waits: {reason.text}" for reason in reasons if reason.code in NEEDING_HELP]
     return Submitted(job_id, created, tuple(warnings))
+
+
+def _check_allowed(connection: Connection, new: NewJob) -> None:
+    """Hold the job against the policy in force.
+
+    Raises:
+        UsageError: its priority, or the number of its user's jobs, is above what is allowed.
+    """
+    policy = read_policy(connection)
+    check_priority(new.priority, policy.priority_ceiling)
+    limits = [("user", new.user, limit_of(policy.scheduling.user_limits, new.user))]
+    limits += [("tag", tag, limit_of(policy.scheduling.tag_limits, tag)) for tag in new.tags]
+    for kind, name, limit in limits:
+        if limit.queued_jobs is None:
+            continue
+        queued = jobs.count_queued(connection, **{kind: name})
+        if queued >= limit.queued_jobs:
+            words = f"{kind} {name} may have {limit.queued_jobs} jobs queued and has {queued}"
+            raise UsageError(words, "submit it when some have started, or cancel one: `dljobs status`")
 
 
 def prepare_evaluation(job: Mapping[Any, Any], artifact_id: int, data_name: str | None, user: str) -> NewJob:
@@ -262,6 +294,29 @@ def _parse_set(text: str, rooms: Mapping[str, Mapping[str, Option]]) -> tuple[st
     return owners[0], key, value
 
 
+def resolve_placing(strategy: str, num_devices: int, batch_size: int) -> Strategy:
+    """The strategy for so many devices, if the global batch can be shared out among them.
+
+    Raises:
+        UsageError: these cannot go together; the message says what could.
+    """
+    resolved = _resolve_strategy(strategy, num_devices)
+    if resolved == "ddp":
+        _check_divisible(batch_size, num_devices)
+    return resolved
+
+
+def check_priority(priority: int, ceiling: int) -> None:
+    """A priority is 0 to 100, and not above the ceiling.
+
+    Raises:
+        UsageError: it is another.
+    """
+    _check_range("priority", priority, 0, 100)
+    if priority > ceiling:
+        raise UsageError(f"priority {priority} is above {ceiling}, the highest allowed here", f"nearest: {ceiling}")
+
+
 def _resolve_strategy(strategy: str, num_devices: int) -> Strategy:
     if strategy not in STRATEGIES:
         raise UnknownName("strategy", strategy, STRATEGIES)
@@ -290,7 +345,12 @@ def _check_range(what: str, value: float, lowest: float, highest: float) -> None
         raise UsageError(f"{what} must be between {lowest:g} and {highest:g}, not {value:g}", f"nearest: {nearest}")
 
 
-def _check_text(what: str, text: str) -> str:
+def check_text(what: str, text: str) -> str:
+    """The text, if it can name something.
+
+    Raises:
+        UsageError: it is empty, too long, or not printable.
+    """
     if not text.strip() or len(text) > 200 or not text.isprintable():
         raise UsageError(f"a {what} is 1 to 200 printable characters, not {text[:40]!r}")
     return text

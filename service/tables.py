@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.types import BigInteger, TypeDecorator
 
 from .failures import FailureClass
+from .scheduling.rows import Condition
 from .states import LIVE_RUNS, JobState, RunState, WorkerState
 
 metadata = MetaData(
@@ -74,6 +75,9 @@ jobs = Table(
     Column("spec_json", Text, nullable=False),
     Column("idempotency_key", String(200)),
     Column("time_limit_s", Double),
+    Column("selector_json", Text, nullable=False, server_default=text("'{}'")),  # which devices, see `selectors.py`
+    Column("begin_at", Double),
+    Column("num_epochs", Integer),  # null: it does not train
     Column("max_retries", Integer, nullable=False),
     Column("num_retries", Integer, nullable=False, server_default=text("0")),
     Column("num_lost", Integer, nullable=False, server_default=text("0")),
@@ -94,7 +98,50 @@ jobs = Table(
     CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
     UniqueConstraint("user", "idempotency_key"),
     Index("ix_jobs_state_priority", "state", "priority", "submitted_at"),
+    Index("ix_jobs_history", "model", "num_devices", "state", "id"),  # how long the like of it took
     sqlite_autoincrement=True,
+)
+
+dependencies = Table(
+    "dependencies",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("after_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("condition", String(16), nullable=False),
+    _one_of("condition", Condition),
+)
+
+# Device-seconds that users have had: a row for each run that ended, folded into one a user now and then.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user", String(200), nullable=False),
+    Column("device_s", Double, nullable=False),
+    Column("begun_at", Double, nullable=False),
+    Column("ended_at", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# One row: what the workers' settings say of scheduling, so that every client explains by the same.
+policy = Table(
+    "policy",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("policy_json", Text, nullable=False),
+    Column("changed_at", Double, nullable=False),
+    CheckConstraint("id = 1", name="id"),
+)
+
+# The nodes that take nothing new; any other has no row.
+drained_nodes = Table(
+    "drained_nodes",
+    metadata,
+    Column("node", String(200), primary_key=True),
+    Column("reason", String(200), nullable=False),
+    Column("drained_by", String(200), nullable=False),
+    Column("drained_at", Double, nullable=False),
+    Column("evicts", Integer, nullable=False, server_default=text("0")),  # 1: what runs there goes elsewhere
 )
 
 workers = Table(
@@ -109,6 +156,7 @@ workers = Table(
     Column("session", String(32), nullable=False),
     Column("state", String(16), nullable=False),
     Column("versions_json", Text, nullable=False),
+    Column("labels_json", Text, nullable=False, server_default=text("'{}'")),
     Column("registered_at", Double, nullable=False),
     Column("heartbeat_at", Double, nullable=False),
     _one_of("state", WorkerState),

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dljobs.errors import ExitCode
 
-from . import failures
+from . import failures, selectors
 from .failures import FailureClass
-from .scheduler import Reason
+from .scheduling.reasons import Reason
 from .settings import MEANINGS, Settings, mask, setting_fields
 from .states import ENDED_JOBS, JobState, RunState
 
@@ -41,6 +42,7 @@ _JOB_COLUMNS = (
     "num_retries",
     "num_runs",
     "submitted_at",
+    "begin_at",
     "eligible_at",
     "started_at",
     "ended_at",
@@ -78,14 +80,24 @@ def exit_code_of(job: Row) -> ExitCode | None:
     return None
 
 
-def job_view(job: Row, *, moment: float, run: Row | None = None, reasons: Sequence[Reason] = ()) -> Json:
+@dataclass(frozen=True)
+class Prospect:
+    """What the scheduler says of a job that waits: why, its place among those that wait for devices, and until when."""
+
+    reasons: Sequence[Reason] = ()
+    place: int | None = None
+    expected_start_at: float | None = None
+
+
+def job_view(job: Row, *, moment: float, run: Row | None = None, prospect: Prospect | None = None) -> Json:
     """A Job.
 
     Args:
         moment: the database's time, for its age.
         run: its live run, for its progress.
-        reasons: why it waits, by the scheduler's plan.
+        prospect: why it waits and for how long, by the scheduler's plan.
     """
+    waits = prospect or Prospect()
     spec = json.loads(job["spec_json"])
     code = exit_code_of(job)
     return {
@@ -96,9 +108,23 @@ def job_view(job: Row, *, moment: float, run: Row | None = None, reasons: Sequen
         "tags": json.loads(job["tags_json"]),
         "age_s": max(moment - job["submitted_at"], 0.0),
         "progress": None if run is None or job["state"] in ENDED_JOBS else progress_view(run, spec),
-        "reasons": [reason_view(reason) for reason in reasons],
+        "selector": selector_view(job),
+        "reasons": [reason_view(reason) for reason in waits.reasons],
+        "place": waits.place,
+        "expected_start_at": waits.expected_start_at,
         "result": _load(job["result_json"]),
         "exit_code": None if code is None else int(code),
+    }
+
+
+def selector_view(job: Row) -> Json:
+    """Which devices a job may run on; what is empty does not matter."""
+    selector = selectors.from_json(job["selector_json"])
+    return {
+        "device_type": selector.device_type,
+        "memory_bytes": selector.memory_bytes,
+        "labels": dict(selector.labels),
+        "exclude": list(selector.exclude),
     }
 
 
@@ -149,7 +175,29 @@ def worker_view(worker: Row, devices: Iterable[Json], *, lease_s: float) -> Json
         **{name: worker[name] for name in columns},
         "is_silent": worker["state"] != "offline" and worker["silent_s"] > lease_s,
         "versions": json.loads(worker["versions_json"]),
+        "labels": json.loads(worker["labels_json"]),
         "devices": list(devices),
+    }
+
+
+def node_view(name: str, workers: Sequence[Json], drained: Row | None) -> Json:
+    """A Node with its Workers; a drained one takes nothing new."""
+    devices = [device for worker in workers for device in worker["devices"]]
+    state = "drained" if drained else "online" if any(worker["state"] == "online" for worker in workers) else "offline"
+    return {
+        "node": name,
+        "state": state,
+        "drained": drained
+        and {
+            "at": drained["drained_at"],
+            "by": drained["drained_by"],
+            "reason": drained["reason"],
+            "evicts": bool(drained["evicts"]),
+        },
+        "labels": {key: value for worker in workers for key, value in worker["labels"].items()},
+        "num_devices": len(devices),
+        "num_free": sum(device["job_id"] is None for device in devices),
+        "workers": list(workers),
     }
 
 
@@ -195,6 +243,10 @@ def request_view(new: NewJob) -> Json:
         "max_retries": new.max_retries,
         "idempotency_key": new.idempotency_key,
         "held": new.held,
+        "selector": selector_view({"selector_json": selectors.to_json(new.selector)}),
+        "after": [f"{job}:{condition}" for job, condition in new.after],
+        "begin_at": new.begin_at,
+        "begin_in_s": new.begin_in_s,
         "spec": json.loads(new.spec.to_json()),
     }
 

@@ -111,6 +111,7 @@ def _introduce(options: dict[str, object]) -> WorkerInfo:
     devices = choose_devices(None if gpus is None else str(gpus), num_stand_ins, worker_name)
     if devices[0].kind == "cpu" and cpu_devices is None:
         logger.warning("no GPU found: this worker offers %d CPU stand-ins", len(devices))
+    labels = options.get("labels")
     names = ("dljobs", "torch", "celery", "redis", "sqlalchemy")
     return WorkerInfo(
         name=worker_name,
@@ -118,6 +119,7 @@ def _introduce(options: dict[str, object]) -> WorkerInfo:
         process=process,
         versions={"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}},
         devices=devices,
+        labels=labels if isinstance(labels, dict) else {},
     )
 
 

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 
 from dljobs.errors import DljobsError, StaleToken, Unreachable
-from dljobs.service import leases, registration, runs, sweep
+from dljobs.service import leases, nodes, registration, runs, sweep
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.failures import FailureClass
 from dljobs.service.jobs import get_job
+from dljobs.service.policy import write_policy
 from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
@@ -60,6 +61,8 @@ class Worker:
             registered = registration.register(
                 connection, self._info, stale_after_s=self._settings.lease_s, is_alive=ProcessMark.is_alive
             )
+            if write_policy(connection, self._settings):
+                logger.info("the settings of this worker for scheduling are now in force")
         # After a kill -9 and a restart the old ranks are dead (they die with their worker): no need to wait for leases.
         sweep.end_runs_of_restarted(self._database, registered.worker_id, actor=self.name)
         return registered
@@ -123,9 +126,12 @@ class Worker:
             return
         with self._database.read() as connection:
             live = runs.live_runs_of(connection, self._registration.worker_id)
+            must_leave = nodes.is_evicted(connection, self._info.node)
         for run in live:
-            if run["cancel_requested_at"] is not None and run["id"] in mine:
+            if run["id"] in mine and run["cancel_requested_at"] is not None:
                 mine[run["id"]].request_stop(FailureClass.CANCELLED)
+            elif run["id"] in mine and must_leave:
+                mine[run["id"]].request_stop(FailureClass.PREEMPTED)
 
     # What comes round by itself
 

@@ -17,8 +17,8 @@ from .output import print_json, print_lines, say
 from .table import Column, print_table
 
 if TYPE_CHECKING:
-    from dljobs.service.simulation.figures import Figures, Waits
     from dljobs.service.simulation.simulator import Record
+    from dljobs.service.simulation.summary import Summary, Waits
     from dljobs.service.simulation.trace import TraceJob
 
 POLICY_NAMES = ("fifo", "backfill", "dljobs")
@@ -110,27 +110,31 @@ def simulate(
       dljobs simulate --cluster nodes=4,gpus=4 --trace jobs.csv --policy dljobs --json
       dljobs simulate --cluster nodes=1250,gpus=8 --synthetic philly --jobs 50000 -o waits.png
     """
-    from dljobs.service.simulation.figures import figures_of
     from dljobs.service.simulation.simulator import POLICIES, Estimates, Simulator
+    from dljobs.service.simulation.summary import summarise
 
     num_nodes, node_size = asked["cluster"]
     jobs = _jobs(**asked)
     if all(job.num_devices > node_size for job in jobs):
         hint = "gangs over several nodes are not simulated"
         raise UsageError(f"no job of the trace fits on a node of {node_size} devices", hint)
+    if output is not None:
+        from dljobs.service.figures import check_target
+
+        check_target(output)
     if save_trace is not None:
         from dljobs.service.simulation.trace import write_trace
 
         write_trace(save_trace, jobs)
     records: dict[str, Record] = {}
-    figures: dict[str, Figures] = {}
+    summaries: dict[str, Summary] = {}
     for name in policies:
         say(f"simulating {len(jobs)} jobs on {num_nodes * node_size} devices: {name}")
         simulator = Simulator(
             jobs, num_nodes=num_nodes, node_size=node_size, policy=POLICIES[name], estimates=Estimates(estimates)
         )
         records[name] = simulator.run()
-        figures[name] = figures_of(records[name])
+        summaries[name] = summarise(records[name])
     if output is not None:
         from dljobs.service.simulation.plot import draw_simulation
 
@@ -138,10 +142,10 @@ def simulate(
         say(f"drew {output}")
     if as_json:
         about = {"num_nodes": num_nodes, "node_size": node_size, "num_jobs": len(jobs), "estimates": estimates}
-        found = [{"policy": name, **each.to_json()} for name, each in figures.items()]
+        found = [{"policy": name, **each.to_json()} for name, each in summaries.items()]
         print_json("simulation", {**about, "policies": found})
     else:
-        _print(figures)
+        _print(summaries)
 
 
 def _jobs(
@@ -165,19 +169,20 @@ def _jobs(
     )
 
 
-def _print(figures: Mapping[str, Figures]) -> None:
-    print_table(COLUMNS, [_row(name, each) for name, each in figures.items()])
+def _print(summaries: Mapping[str, Summary]) -> None:
+    print_table(COLUMNS, [_row(name, each) for name, each in summaries.items()])
     print_lines([""])
     rows = []
-    for name, each in figures.items():
+    for name, each in summaries.items():
         rows.append(_wait_row(name, "all", each.waits))
+        rows.append(_wait_row("", "light users", each.waits_of_light_users))
         rows += [_wait_row("", str(size), waits) for size, waits in each.waits_by_size.items()]
     print_table(WAIT_COLUMNS, rows)
-    if num_never := max(each.num_never_fit for each in figures.values()):
+    if num_never := max(each.num_never_fit for each in summaries.values()):
         print_lines(["", f"{num_never} jobs are larger than a node and never start"])
 
 
-def _row(name: str, each: Figures) -> list[str]:
+def _row(name: str, each: Summary) -> list[str]:
     return [
         name,
         f"{each.utilisation:.1%}",

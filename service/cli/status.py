@@ -15,11 +15,23 @@ from dljobs.service.settings import Settings
 
 from .opening import database_of
 from .options import json_option
-from .output import print_json, print_lines
+from .output import print_json, print_lines, show_moment
 from .table import Column, table_lines
 from .wording import describe, describe_eta, describe_progress
 
 WATCH_EVERY_S = 2.0
+WAITING = ("queued", "held")
+START_COLUMNS = (
+    Column("id", right=True),
+    Column("name", kept=False),
+    Column("user", kept=False),
+    Column("priority", right=True),
+    Column("devices", right=True),
+    Column("place", right=True),
+    Column("expected start"),
+    Column("in", right=True),
+    Column("reason", kept=False),
+)
 COLUMNS = (
     Column("id", right=True),
     Column("name", kept=False),
@@ -42,27 +54,31 @@ COLUMNS = (
     help="At most so many waiting jobs, and so many that ended.",
 )  # fmt: skip
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
+@click.option("--start", is_flag=True, help="Only what waits, with the time at which each is expected to start.")
 @json_option
 @click.pass_obj
-def status(settings: Settings, *, show_all: bool, limit: int, watch: bool, as_json: bool) -> None:
+def status(settings: Settings, *, show_all: bool, limit: int, watch: bool, start: bool, as_json: bool) -> None:
     """Show what runs, what waits and why, what ended lately, and which devices are free.
 
     \b
     Examples:
       dljobs status
       dljobs status --all --json
+      dljobs status --start
     """
     from dljobs.service.reports import status as load_status
 
     # Ctrl-C is how a watch ends, wherever it comes.
     with database_of(settings) as database, suppress(KeyboardInterrupt) if watch else nullcontext():
         while True:
-            most = None if show_all else limit
+            most = None if show_all or start else limit
             found = load_status(database, lease_s=settings.lease_s, limit=most)
+            if start:
+                found["jobs"] = [job for job in found["jobs"] if job["state"] in WAITING]
             if as_json:
                 print_json("status", found)
             else:
-                _print(_lines(found), clear=watch)
+                _print(_start_lines(found) if start else _lines(found), clear=watch)
             if not watch:
                 return
             time.sleep(WATCH_EVERY_S)
@@ -80,6 +96,28 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["num_not_shown"]:
         lines.append(f"… and {found['num_not_shown']} more that wait (--all shows them)")
     return [*lines, "", footer(found)]
+
+
+def _start_lines(found: dict[str, Any]) -> list[str]:
+    if not found["jobs"]:
+        return ["no job waits", "", footer(found)]
+    # Those that nobody can tell last, each group in the order of the queue.
+    ordered = sorted(found["jobs"], key=lambda job: (job["expected_start_at"] is None, job["place"] is None))
+    return [*table_lines(START_COLUMNS, [_start_row(job) for job in ordered]), "", footer(found)]
+
+
+def _start_row(job: dict[str, Any]) -> list[str]:
+    return [
+        str(job["id"]),
+        job["name"],
+        job["user"],
+        str(job["priority"]),
+        str(job["num_devices"]),
+        str(job["place"] or ""),
+        show_moment(job["expected_start_at"]) or "unknown",
+        describe_eta(job).removeprefix("starts "),
+        describe(job),
+    ]
 
 
 def _row(job: dict[str, Any]) -> list[str]:

@@ -26,7 +26,8 @@ def describe(job: Json) -> str:
     if job["state"] == "queued" and not job["reasons"]:
         return "it can start now"
     if job["reasons"]:
-        return "; ".join(reason["text"] for reason in job["reasons"])
+        first, *others = job["reasons"]
+        return str(first["text"]) + (f" (and {len(others)} more: `dljobs why {job['id']}`)" if others else "")
     if job["state"] in ("starting", "running"):
         return "its end was asked for" if job["cancel_requested_at"] else ""
     if job["state"] == "failed" and job["failure_class"]:
@@ -42,7 +43,9 @@ def describe_metrics(values: Json, *, first: str = "") -> str:
 
 
 def describe_progress(job: Json) -> str:
-    """`42% e7/15`, or nothing before the first step."""
+    """`42% e7/15`, or nothing before the first step; the place in the queue of a job that waits."""
+    if job.get("place"):
+        return f"place {job['place']}"
     progress = job["progress"]
     if not progress or not progress["total_steps"]:
         return ""
@@ -51,7 +54,10 @@ def describe_progress(job: Json) -> str:
 
 
 def describe_eta(job: Json) -> str:
-    """Time left, or nothing where it is not known."""
+    """Time left, of a job that waits until it starts; nothing where it is not known."""
+    if job.get("expected_start_at") is not None:
+        left_s = job["expected_start_at"] - job["submitted_at"] - job["age_s"]
+        return f"starts {show_duration(left_s)}" if left_s >= 1 else "starts now"
     eta_s = (job["progress"] or {}).get("eta_s")
     return "" if eta_s is None else show_duration(eta_s)
 

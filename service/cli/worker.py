@@ -22,8 +22,11 @@ DEVICE = re.compile(r"\d{1,4}(-\d{1,4})?|(GPU|MIG)-[0-9A-Za-z/-]{4,80}")
 @click.option("--gpus", metavar="LIST", help="0,1,2-3, UUIDs, or all. All unless given.")
 @click.option("--cpu-devices", metavar="N", type=click.IntRange(1, 256), help="Offer N CPU stand-ins, and no GPU.")
 @click.option("--name", help="What to call it; the node's name unless given.")
+@click.option("--label", "labels", metavar="LABEL=VALUE", multiple=True, help="For `submit --on`; repeatable.")
 @click.pass_obj
-def worker(settings: Settings, *, gpus: str | None, cpu_devices: int | None, name: str | None) -> None:
+def worker(
+    settings: Settings, *, gpus: str | None, cpu_devices: int | None, name: str | None, labels: tuple[str, ...]
+) -> None:
     """Start a worker on these devices of this machine and no others.
 
     Ctrl-C or SIGTERM drains it: its jobs checkpoint and go back in the queue. A second one ends it at once.
@@ -31,16 +34,19 @@ def worker(settings: Settings, *, gpus: str | None, cpu_devices: int | None, nam
     \b
     Examples:
       dljobs worker --gpus 0,1,2-3
-      dljobs worker --cpu-devices 4 --name trial
+      dljobs worker --cpu-devices 4 --name trial --label room=b12
     """
     if gpus is not None and cpu_devices is not None:
         raise UsageError("a worker offers GPUs or CPU stand-ins, not both", "leave out --gpus or --cpu-devices")
     _check_gpus(gpus)
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"{name[:40]!r} is no name for a worker", "use letters, digits and . _ @ -, 100 at most")
+    from dljobs.service.selectors import parse_labels
+
+    labelled = parse_labels("--label", labels)
     if importlib.util.find_spec("torch") is None:
         raise DljobsError("torch is not installed here, and a worker needs it", "pip install 'dljobs[worker]'")
-    options = json.dumps({"gpus": gpus, "cpu_devices": cpu_devices, "name": name})
+    options = json.dumps({"gpus": gpus, "cpu_devices": cpu_devices, "name": name, "labels": labelled})
     # A setting of the environment that a flag has emptied must not come back.
     known = {f"DLJOBS_{field.name.upper()}" for field in setting_fields()}
     inherited = {name: value for name, value in os.environ.items() if name not in known}

@@ -7,8 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dljobs.errors import DljobsError, UsageError
-from dljobs.service.plots import SUFFIXES
+from dljobs.service.figures import new_figure, save_figure
 
 from .simulator import Record
 
@@ -25,19 +24,7 @@ def draw_simulation(records: Mapping[str, Record], target: Path) -> None:
     Raises:
         DljobsError: matplotlib is not installed, or the file cannot be written.
     """
-    if target.suffix not in SUFFIXES:
-        raise UsageError(
-            f"cannot draw a {target.suffix or 'file without a suffix'}", f"end it in {', '.join(SUFFIXES)}"
-        )
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise DljobsError(
-            f"{error.name} is not installed, and drawing needs it", "pip install 'dljobs[plot]'"
-        ) from None
-    figure = Figure(figsize=(12.8, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12.8, 4.4)
     waits, busy = figure.subplots(1, 2)
     for name, record in records.items():
         _draw_waits(waits, name, record)
@@ -47,10 +34,7 @@ def draw_simulation(records: Mapping[str, Record], target: Path) -> None:
     for axes in (waits, busy):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    try:
-        figure.savefig(target, dpi=120)
-    except OSError as error:
-        raise DljobsError(f"cannot write {target}: {error.strerror}") from error
+    save_figure(figure, target)
 
 
 def _draw_waits(axes: Axes, name: str, record: Record) -> None:

@@ -140,8 +140,17 @@ def test_the_errors_are_a_leaf() -> None:
     assert all(name.split(".")[0] in sys.stdlib_module_names for _line, name in imported(errors))
 
 
-@pytest.mark.parametrize("name", ["states.py", "failures.py", "scheduler.py", "spec.py"])
+@pytest.mark.parametrize("name", ["states.py", "failures.py", "spec.py"])
 def test_pure_files_import_nothing_but_types(name: str) -> None:
     path = ROOT / "service" / name
     foreign = {module for _line, module in imported(path) if module.split(".")[0] not in sys.stdlib_module_names}
     assert foreign <= {"dljobs.errors", "dljobs.models.references"}  # leaves
+
+
+def test_the_scheduler_imports_neither_database_nor_clock() -> None:
+    paths = list((ROOT / "service" / "scheduling").glob("*.py"))
+    assert paths
+    found = {module for path in paths for _line, module in imported(path)}
+    assert not found & {"time", "datetime", "random", "os"}
+    foreign = {module for module in found if module.split(".")[0] not in sys.stdlib_module_names}
+    assert foreign <= {"dljobs.service.durations"}

@@ -11,7 +11,7 @@ from dljobs.service.dispatch import dispatch, make_plan
 from dljobs.service.events import list_events
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome
-from dljobs.service.scheduler import ReasonCode
+from dljobs.service.scheduling.reasons import ReasonCode
 from dljobs.service.states import WorkerState
 from tests.waiting import wait_until
 
@@ -41,20 +41,23 @@ def test_a_placement_is_written_whole(database: Database) -> None:
 def test_the_plan_that_explains_is_the_plan_that_acts(database: Database) -> None:
     add_worker(database, "w1", 4)
     add_worker(database, "w2", 2)
-    fits, blocked, behind = submit(database, 3), submit(database, 4), submit(database, 1)
+    fits, blocked = submit(database, 3), submit(database, 4)
+    # The first of these two goes where the blocked job does not; the other would keep it waiting.
+    elsewhere, behind = submit(database, 2), submit(database, 1)
     held, never = submit(database, 1, held=True), submit(database, 5)
     with database.read() as connection:
-        names, planned = make_plan(connection, lease_s=LEASE_S)
-    assert sorted(names.values()) == ["w1", "w2"]
-    assert [placed.job_id for placed in planned.placed] == [fits]
-    codes = {job_id: [reason.code for reason in reasons] for job_id, reasons in planned.reasons.items()}
+        planned = make_plan(connection, lease_s=LEASE_S)
+    assert sorted(planned.worker_names.values()) == ["w1", "w2"]
+    assert [placed.job_id for placed in planned.placed] == [fits, elsewhere]
+    waiting = (blocked, behind, held, never)
+    codes = {job_id: [reason.code for reason in planned.reasons(job_id)] for job_id in waiting}
     assert codes == {
         blocked: [ReasonCode.RESOURCES],
         behind: [ReasonCode.PRIORITY],
-        held: [ReasonCode.HELD],
+        held: [ReasonCode.HELD, ReasonCode.PRIORITY],
         never: [ReasonCode.NEVER_FITS],
     }
-    assert place_all(database) == {fits: "w1"}
+    assert place_all(database) == {fits: "w1", elsewhere: "w2"}
     assert place_all(database) == {}
 
 
@@ -76,7 +79,7 @@ def test_a_draining_worker_gets_nothing_and_keeps_what_it_has(database: Database
     assert place_all(database) == {}
     assert states(database, key) == ("running", "running")
     with database.read() as connection:
-        [reason] = make_plan(connection, lease_s=LEASE_S)[1].reasons[waiting]
+        [reason] = make_plan(connection, lease_s=LEASE_S).reasons(waiting)
     assert reason.code == ReasonCode.NO_WORKERS
     end(database, key, Outcome(FailureClass.PREEMPTED, "drained"))
     assert place_all(database) == {}

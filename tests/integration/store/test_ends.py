@@ -14,7 +14,7 @@ from dljobs.service.dispatch import dispatch, make_plan
 from dljobs.service.events import list_events
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome
-from dljobs.service.scheduler import ReasonCode
+from dljobs.service.scheduling.reasons import ReasonCode
 from dljobs.service.tables import leases
 
 from .rows import (
@@ -65,7 +65,7 @@ def test_a_fault_that_may_pass_is_tried_again_later(database: Database, failure:
         assert (job["num_retries"], job["failure_class"], job["ended_at"]) == (number, None, None)
         assert states(database, key) == ("queued", "requeued")
         with database.read() as connection:
-            reasons = make_plan(connection, lease_s=LEASE_S)[1].reasons[job_id]
+            reasons = make_plan(connection, lease_s=LEASE_S).reasons(job_id)
             moment = list_events(connection, job_id=job_id)[-1]["at"]
         assert [reason.code for reason in reasons] == [ReasonCode.BACKOFF]
         waits.append(job["eligible_at"] - moment)

@@ -11,11 +11,12 @@ from dljobs.errors import UsageError
 from dljobs.service import registration
 from dljobs.service.clock import now
 from dljobs.service.database import Database
-from dljobs.service.dispatch import dispatch, offering_workers
+from dljobs.service.dispatch import dispatch
 from dljobs.service.events import list_events
 from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import DeviceInfo, Registration
 from dljobs.service.settings import Settings
+from dljobs.service.snapshot import offering_workers
 from dljobs.service.states import WorkerState
 from dljobs.service.tables import devices, workers
 

@@ -32,6 +32,7 @@ READING = {
     "wait": ["wait 1 2"],
     "cancel": ["cancel 4"],
     "retry": ["retry 2"],
+    "update": ["update 4 --priority 40"],
     "hold": ["hold 4"],
     "release": ["release 5"],
     "events": ["events", "events 1"],
@@ -47,6 +48,8 @@ READING = {
     "down": None,
     "worker": None,
     "workers": ["workers", "workers --all"],
+    "node": ["node list", "node show node1"],
+    "usage": ["usage"],
     "doctor": [],  # its own tests know its world
     "db": ["db current"],
     "simulate": ["simulate --jobs 50 --cluster nodes=2,gpus=4"],
@@ -260,10 +263,15 @@ def test_worker_becomes_the_worker_process(dljobs, settings, monkeypatch):
     started = []
     monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
     monkeypatch.setenv("DLJOBS_REDIS_URL", "redis://left-over/0")
-    dljobs("--redis-url", "", "worker", "--gpus", "0,2-3,GPU-1234abcd", "--name", "a")
+    dljobs("--redis-url", "", "worker", "--gpus", "0,2-3,GPU-1234abcd", "--name", "a", "--label", "b=c")
     ((program, command, environment),) = started
     assert program == command[0] == sys.executable
     assert command[1:4] == ["-P", "-m", "dljobs.workers"]
-    assert json.loads(command[4]) == {"gpus": "0,2-3,GPU-1234abcd", "cpu_devices": None, "name": "a"}
+    assert json.loads(command[4]) == {
+        "gpus": "0,2-3,GPU-1234abcd",
+        "cpu_devices": None,
+        "name": "a",
+        "labels": {"b": "c"},
+    }
     assert environment["DLJOBS_HOME"] == str(settings.home)
     assert "DLJOBS_REDIS_URL" not in environment

@@ -27,8 +27,10 @@ def test_it_prints_the_id_and_rings(dljobs, world, redis):
 def test_every_option_reaches_the_job(dljobs, world):
     flags = "--gpus 2 --strategy dp --data mnist --epochs 3 --batch-size 32 --lr 0.5 --optimizer adam --seed 7"
     more = "--set momentum=0.8 --set num_classes=12 --name trial --tag a --tag b --priority 70 --time 1h30m"
+    where = "--gpu-type h100 --gpu-mem 40G --on room=b12 --exclude gpu2 --after @:any --begin 2h"
     last = "--max-retries 5 --idempotency-key k --hold --json"
-    done = dljobs("submit", "lenet", *flags.split(), *more.split(), *last.split())
+    first = world.job()
+    done = dljobs("submit", "lenet", *flags.split(), *more.split(), *where.split(), *last.split())
     assert done.code == 0
     request = done.json["request"]
     spec = request.pop("spec")
@@ -41,6 +43,15 @@ def test_every_option_reaches_the_job(dljobs, world):
         "max_retries": 5,
         "idempotency_key": "k",
         "held": True,
+        "selector": {
+            "device_type": "h100",
+            "memory_bytes": 40_000_000_000,
+            "labels": {"room": "b12"},
+            "exclude": ["gpu2"],
+        },
+        "after": ["@:any"],
+        "begin_at": None,
+        "begin_in_s": 7200.0,
     }
     assert (spec["strategy"], spec["num_devices"], spec["data"]) == ("dp", 2, "mnist")
     assert spec["model_options"] == {"num_classes": 12}
@@ -48,7 +59,9 @@ def test_every_option_reaches_the_job(dljobs, world):
     assert wanted.items() <= spec["training"].items()
     job = done.json["job"]
     assert (job["state"], job["tags"], job["time_limit_s"]) == ("held", ["a", "b"], 5400.0)
-    assert [reason["code"] for reason in job["reasons"]] == ["Held", "NoWorkers"]
+    assert [reason["code"] for reason in job["reasons"]] == ["NoWorkers", "Held", "Dependency", "BeginTime"]
+    assert f"job {first}" in job["reasons"][2]["text"]
+    assert job["begin_at"] == pytest.approx(job["submitted_at"] + 7200, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +72,12 @@ def test_every_option_reaches_the_job(dljobs, world):
         (["lenet", "--set", "momentun=0.9"], ["unknown option 'momentun'", "'momentum'"]),
         (["lenet", "--set", "model.num_clases=3"], ["unknown model option 'num_clases'", "'num_classes'"]),
         (["lenet", "--set", "momentum"], ["--set wants key=value"]),
+        (["lenet", "--gpu-mem", "lots"], ["no size", "40G"]),
+        (["lenet", "--gpu-type", "-"], ["no kind of device", "a100"]),
+        (["lenet", "--on", "room"], ["no label=value"]),
+        (["lenet", "--exclude", "a b"], ["no name of a node"]),
+        (["lenet", "--begin", "soon"], ["no moment", "18:30"]),
+        (["lenet", "--after", "1:won"], ["no known condition", "1:ok"]),
         (["lenet", "--set", "epochs=2", "--epochs", "3"], ["epochs is given twice"]),
         (["lenet", "--set", "seed=1"], ["--set seed could mean data.seed or trainer.seed"]),
         (["lenet", "--epochs", "many"], ["'epochs' takes a whole number", "'many'"]),

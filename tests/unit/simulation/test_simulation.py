@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dljobs.errors import UsageError
-from dljobs.service.simulation.figures import figures_of
 from dljobs.service.simulation.plot import draw_simulation
 from dljobs.service.simulation.simulator import POLICIES, Estimates, Record, Simulator
+from dljobs.service.simulation.summary import summarise
 from dljobs.service.simulation.synthetic import STYLES, make_trace
 from dljobs.service.simulation.trace import TraceJob, read_trace, write_trace
 
@@ -51,7 +51,7 @@ def test_an_example_by_hand(policy: str, starts: dict[int, float]) -> None:
 
 
 def test_the_figures_of_the_example() -> None:
-    figures = figures_of(simulate(EXAMPLE, "fifo"))
+    figures = summarise(simulate(EXAMPLE, "fifo"))
     assert figures.num_jobs == 5
     assert figures.makespan_s == 209.0
     assert figures.waits.mean_s == pytest.approx((99 + 108 + 108) / 5)
@@ -84,7 +84,7 @@ def test_strict_order_overtakes_nobody() -> None:
 
 
 def test_a_job_larger_than_a_node_never_starts() -> None:
-    figures = figures_of(simulate([*EXAMPLE, TraceJob(6, 3.0, 5, 1.0, "eve")]))
+    figures = summarise(simulate([*EXAMPLE, TraceJob(6, 3.0, 5, 1.0, "eve")]))
     assert (figures.num_jobs, figures.num_never_fit) == (5, 1)
 
 
@@ -95,7 +95,7 @@ def test_the_same_seed_is_the_same_simulation() -> None:
 
 
 def test_backfill_shortens_waits() -> None:
-    found = {name: figures_of(simulate(trace(num_jobs=1500), name, num_nodes=4, node_size=8)) for name in POLICIES}
+    found = {name: summarise(simulate(trace(num_jobs=1500), name, num_nodes=4, node_size=8)) for name in POLICIES}
     assert found["dljobs"].waits.p50_s <= found["fifo"].waits.p50_s / 2
     assert found["dljobs"].utilisation > found["fifo"].utilisation
 
@@ -151,5 +151,3 @@ def test_a_trace_that_is_none_is_refused(tmp_path: Path, text: str, words: str) 
 def test_the_picture(tmp_path: Path) -> None:
     draw_simulation({name: simulate(EXAMPLE, name) for name in POLICIES}, tmp_path / "waits.svg")
     assert "backfill" in (tmp_path / "waits.svg").read_text()
-    with pytest.raises(UsageError, match="cannot draw"):
-        draw_simulation({}, tmp_path / "waits.txt")

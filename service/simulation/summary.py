@@ -1,4 +1,4 @@
-"""Figures: what a simulation is judged by.
+"""The summary of a simulation: what it is judged by.
 
 wait              seconds from submission to start: mean and percentiles (nearest rank), of all jobs and by devices
 bounded slowdown  max(1, (wait + duration) / max(duration, 10 s)), after Feitelson and Rudolph: short jobs do not
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .simulator import Record
+from .trace import TraceJob
 
 LEAST_DURATION_S = 10.0
 
@@ -33,7 +34,7 @@ class Waits:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Summary:
     """One simulation in numbers; `waits_by_size` is by devices."""
 
     num_jobs: int
@@ -41,6 +42,7 @@ class Figures:
     utilisation: float
     waits: Waits
     waits_by_size: dict[int, Waits]
+    waits_of_light_users: Waits
     bounded_slowdown_mean: float
     bounded_slowdown_p95: float
     fairness: float
@@ -57,8 +59,8 @@ class Figures:
         return values
 
 
-def figures_of(record: Record) -> Figures:
-    """The figures of a simulation in which at least one job ran."""
+def summarise(record: Record) -> Summary:
+    """The summary of a simulation in which at least one job ran."""
     jobs = [job for job in record.jobs if job.id in record.starts]
     waits = {job.id: record.starts[job.id] - job.submit_s for job in jobs}
     slowdowns = [max(1.0, (waits[job.id] + job.duration_s) / max(job.duration_s, LEAST_DURATION_S)) for job in jobs]
@@ -72,12 +74,13 @@ def figures_of(record: Record) -> Figures:
         job.num_devices * max(min(record.starts[job.id] + job.duration_s, last_s) - record.starts[job.id], 0.0)
         for job in jobs
     )
-    plan_s = sorted(record.plan_s)
-    return Figures(
+    plan_s, light_users = sorted(record.plan_s), _light_users(jobs)
+    return Summary(
         num_jobs=len(jobs),
         num_never_fit=len(record.jobs) - len(jobs),
         utilisation=busy / (record.num_devices * (last_s - first_s)) if last_s > first_s else 0.0,
         waits=_waits(list(waits.values())),
+        waits_of_light_users=_waits([waits[job.id] for job in jobs if job.user in light_users]),
         waits_by_size={size: _waits(found) for size, found in sorted(by_size.items())},
         bounded_slowdown_mean=statistics.fmean(slowdowns),
         bounded_slowdown_p95=percentile(sorted(slowdowns), 95),
@@ -93,6 +96,14 @@ def figures_of(record: Record) -> Figures:
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """By nearest rank."""
     return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
+
+
+def _light_users(jobs: Sequence[TraceJob]) -> set[str]:
+    used: dict[str, float] = {}
+    for job in jobs:
+        used[job.user] = used.get(job.user, 0.0) + job.num_devices * job.duration_s
+    ranked = sorted(used, key=lambda user: (used[user], user))
+    return set(ranked[: (len(ranked) + 1) // 2])
 
 
 def _waits(found: Sequence[float]) -> Waits:

@@ -1,0 +1,51 @@
+"""`dljobs update`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dljobs.errors import UsageError
+from dljobs.service.settings import Settings
+
+from .each import for_each
+from .opening import database_of, doorbell_of, resolve_ids
+from .options import jobs_argument, json_option, to_seconds
+from .output import print_json, say
+
+
+@click.command()
+@jobs_argument
+@click.option("--priority", metavar="0..100", type=int, help="Higher starts earlier.")
+@click.option("--gpus", "num_devices", metavar="N", type=int, help="Devices to train on; only before its first run.")
+@click.option("--time", "time_limit_s", metavar="DURATION", callback=to_seconds, help="Stop it after: 90, 15m, 2h.")
+@click.option("--name", help="What to call the job.")
+@json_option
+@click.pass_obj
+def update(settings: Settings, /, *, jobs: tuple[str, ...], as_json: bool, **changes: Any) -> int:
+    """Change jobs that wait.
+
+    \b
+    Examples:
+      dljobs update 12 --priority 60
+      dljobs update @ --gpus 2 --time 1h
+    """
+    from dljobs.service.control import update as change
+    from dljobs.service.reports import list_jobs
+
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    if not wanted:
+        raise UsageError("nothing to change", "give --priority, --gpus, --time or --name")
+    doorbell, actor = doorbell_of(settings), settings.user
+    with database_of(settings) as database:
+        changed, code = for_each(
+            resolve_ids(database, jobs), lambda job_id: change(database, doorbell, job_id, wanted, actor=actor)
+        )
+        found = list_jobs(database, changed, lease_s=settings.lease_s)
+    if as_json:
+        print_json("jobs", found)
+    else:
+        for job in found:
+            say(f"job {job['id']} is {job['state']}: priority {job['priority']}, {job['num_devices']} devices")
+    return code

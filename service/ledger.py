@@ -1,0 +1,55 @@
+"""The ledger: the device-seconds that users have had, for fair share and `dljobs usage`.
+
+Each run that ends adds a row, so that two ends never wait for each other; the scheduler, which is alone, folds them
+into one a user. What it costs to read does not grow with history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, RowMapping, delete, insert, select
+
+from .clock import now
+from .scheduling.usage import Spell, decayed_usage
+from .tables import ledger, runs
+
+FOLD_ABOVE = 200
+
+
+def add_run(connection: Connection, run_id: int, user: str, num_devices: int) -> None:
+    """Enter what a run, which ends now, has had since it was placed."""
+    created_at = select(runs.c.created_at).where(runs.c.id == run_id).scalar_subquery()
+    device_s = (now() - created_at) * num_devices
+    connection.execute(insert(ledger).values(user=user, device_s=device_s, begun_at=created_at, ended_at=now()))
+
+
+def list_spells(connection: Connection) -> list[Spell]:
+    """All that has ended."""
+    return [_spell(row) for row in _rows(connection)]
+
+
+def fold(connection: Connection, moment: float, half_life_s: float) -> None:
+    """Make many rows one a user; the caller is the only scheduler."""
+    rows = _rows(connection)
+    if len(rows) <= FOLD_ABOVE or len(rows) <= 2 * len({row["user"] for row in rows}):
+        return
+    usage = decayed_usage(map(_spell, rows), moment, half_life_s)
+    ids = [row["id"] for row in rows]
+    for begin in range(0, len(ids), 500):  # a statement takes so many values, not any number
+        connection.execute(delete(ledger).where(ledger.c.id.in_(ids[begin : begin + 500])))
+    folded = [
+        {"user": user, "device_s": device_s, "begun_at": moment, "ended_at": moment}
+        for user, device_s in usage.items()
+        if device_s >= 1
+    ]
+    if folded:
+        connection.execute(insert(ledger), folded)
+
+
+def _rows(connection: Connection) -> Sequence[RowMapping]:
+    return connection.execute(select(ledger).order_by(ledger.c.id)).mappings().all()
+
+
+def _spell(row: RowMapping) -> Spell:
+    return Spell(row["user"], row["device_s"], row["begun_at"], row["ended_at"])

@@ -1,0 +1,42 @@
+"""The usage report: who has had how much of the devices, as fair share counts it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .clock import read_now
+from .database import Database
+from .jobs import list_waiting
+from .policy import read_policy
+from .scheduling.usage import decayed_usage
+from .snapshot import list_running, list_spells
+from .views import Json
+
+
+def usage_report(database: Database) -> Json:
+    """Each user with decayed device-seconds, share, and what runs and waits; who had most of their share comes last."""
+    with database.read() as connection:
+        now, policy = read_now(connection), read_policy(connection)
+        running = list_running(connection)
+        device_s = decayed_usage(list_spells(connection, running, now), now, policy.half_life_s)
+        waiting = Counter(job["user"] for job in list_waiting(connection))
+    devices: Counter[str] = Counter()
+    for job in running:
+        devices[job["user"]] += job["num_devices"]
+    users = sorted({*device_s, *waiting})
+    shares = {user: policy.scheduling.shares.get(user, 1.0) for user in users}
+    total_s, all_shares = sum(device_s.values()), sum(shares.values())
+    rows = [
+        {
+            "user": user,
+            "share": shares[user],
+            "device_s": device_s.get(user, 0.0),
+            "fraction": device_s.get(user, 0.0) / total_s if total_s else 0.0,
+            "entitled": shares[user] / all_shares,
+            "num_devices_running": devices[user],
+            "num_waiting": waiting[user],
+        }
+        for user in users
+    ]
+    rows.sort(key=lambda row: (float(row["device_s"]) / float(row["share"]), row["user"]))
+    return {"half_life_s": policy.half_life_s, "users": rows}

@@ -1,0 +1,108 @@
+"""`update`, `usage`, `node`, `status --start` and what `status` and `why` say of the queue."""
+
+from __future__ import annotations
+
+import pytest
+
+from dljobs.service import policy
+from dljobs.service.policy import make_policy
+from dljobs.service.scheduling.rows import Limit
+from tests.databases import settings_for
+from tests.service_world import World
+
+
+def test_status_has_the_first_reason_the_place_and_the_start(dljobs, world: World):
+    world.worker("w1", 1)
+    world.job(time_limit_s=600.0)
+    world.start()
+    world.job()
+    world.job()
+    first, second = dljobs("status").lines[2:4]
+    assert "place 1" in first
+    assert "starts 9m5" in first or "starts 10m" in first
+    assert "it needs 1 device; the best worker, w1, has 0 free" in first
+    assert "place 2" in second
+    assert "(and 1 more: `dljobs why 3`)" in second
+
+
+def test_all_expected_starts(dljobs, world: World):
+    assert dljobs("status", "--start").lines[0] == "no job waits"
+    world.worker("w1", 1)
+    world.job(time_limit_s=600.0)
+    world.start()
+    world.job(time_limit_s=60.0)
+    world.job(held=True)
+    world.job()
+    lines = dljobs("status", "--start").lines
+    assert [line.split()[0] for line in lines[1:4]] == ["2", "4", "3"]
+    assert "unknown" in lines[3]
+    found = dljobs("status", "--start", "--json").json["jobs"]
+    assert [job["place"] for job in found] == [1, None, 2]
+    assert found[2]["expected_start_at"] - found[0]["expected_start_at"] == pytest.approx(60, abs=1)
+
+
+def test_why_tells_place_and_start(dljobs, world: World):
+    world.worker("w1", 1)
+    world.job()
+    world.start()
+    world.job()
+    assert "number 1 in the queue; nobody knows when it starts" in dljobs("why", 2).out
+
+
+def test_update_changes_what_waits(dljobs, world: World, redis):
+    world.job()
+    done = dljobs("update", 1, "--priority", 60, "--gpus", 4, "--time", "1h", "--name", "other", "--json")
+    [job] = done.json
+    changed = {name: job[name] for name in ("priority", "num_devices", "time_limit_s", "name", "strategy")}
+    assert changed == {"priority": 60, "num_devices": 4, "time_limit_s": 3600.0, "name": "other", "strategy": "ddp"}
+    assert redis.rings[-1][0] == "dljobs.schedule"
+    assert "ada changed priority 50 → 60" in dljobs("events", 1).out
+    world.worker("w1", 4)
+    world.start()
+    refused = dljobs("update", 1, "--priority", 40)
+    assert (refused.code, "only a job that waits" in refused.err) == (1, True)
+    assert dljobs("update", 1).code == 2
+
+
+def test_a_ceiling_for_priorities(dljobs, world: World, settings):
+    with world.database.write() as connection:
+        policy.write_policy(connection, settings_for(settings.home, priority_ceiling=60, limits="user:* queued=1"))
+    refused = dljobs("submit", "lenet", "--priority", 70)
+    assert (refused.code, "above 60" in refused.err) == (2, True)
+    assert dljobs("submit", "lenet", "--priority", 60).code == 0
+    refused = dljobs("submit", "lenet")
+    assert (refused.code, "ada may have 1 jobs queued and has 1" in refused.err) == (2, True)
+
+
+def test_nodes_are_drained_and_let_in_again(dljobs, world: World, redis):
+    assert "no nodes" in dljobs("node", "list").out
+    world.worker("w1", 2, node="gpu1")
+    world.worker("w2", 2, node="gpu2")
+    world.job()
+    world.start()
+    assert dljobs("node", "drain", "gpu1", "--reason", "new fan", "--now").code == 0
+    assert redis.rings[-1][0] == "dljobs.attend"
+    drained, other = dljobs("node", "list").lines[1:]
+    assert drained.split()[:5] == ["gpu1", "drained", "1", "2", "1"]
+    assert "new fan" in drained
+    assert other.split()[1] == "online"
+    assert "by ada" in dljobs("node", "show", "gpu1").out
+    assert dljobs("node", "undrain", "gpu1").code == 0
+    assert dljobs("node", "undrain", "gpu1").code == 2
+    assert dljobs("node", "show", "gpu9").code == 102
+
+
+def test_usage_of_nobody_and_of_somebody(dljobs, world: World):
+    assert "nobody" in dljobs("usage").out
+    world.worker("w1", 2)
+    world.job()
+    world.start()
+    assert dljobs("usage").lines[1].split()[0] == "ada"
+    assert dljobs("usage", "--json").json["users"][0]["num_devices_running"] == 1
+
+
+def test_limits_and_shares_as_people_write_them():
+    found = make_policy({"limits": "user:* devices=8 jobs=4 queued=9; tag:a devices=0", "shares": "ada=2, bob=0.5"})
+    assert found.scheduling.user_limits == {"*": Limit(8, 4, 9)}
+    assert found.scheduling.tag_limits == {"a": Limit(running_devices=0)}
+    assert found.scheduling.shares == {"ada": 2.0, "bob": 0.5}
