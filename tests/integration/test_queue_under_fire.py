@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import time
 from pathlib import Path
@@ -33,7 +34,8 @@ def test_forty_jobs_succeed_exactly_once(
         redis: RedisServer = request.getfixturevalue("redis_server")
         urls = {"database_url": postgres.url_of_new_database(), "redis_url": redis.url}
     # The workers are processes of their own: they learn of the unreliable doorbells through this variable.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "unreliable"))
+    paths = [str(Path(__file__).parents[1] / "unreliable"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     with running_cluster(tmp_path / "home", **urls) as cluster:
         for name in ("w1", "w2"):
             cluster.start_worker(name, cpu_devices=4)

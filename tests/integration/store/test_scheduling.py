@@ -131,7 +131,7 @@ def test_limits_hold_for_who_has_no_settings_of_his_own(database: Database, data
     assert codes(database, second) == [ReasonCode.LIMIT]
     set_policy(database, database_settings, limits="", shares="ada=2")
     assert codes(database, more) == codes(database, second) == []
-    with pytest.raises(UsageError, match="unknown limit .cores"):
+    with pytest.raises(UsageError, match="unknown limit 'cores'"):
         set_policy(database, database_settings, limits="user:ada cores=3 x")
 
 
