@@ -11,7 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dljobs.service import leases, registration
+from dljobs.service import control, leases, registration
+from dljobs.service.dispatch import make_plan
+from dljobs.service.doorbell import Doorbell
 from dljobs.service.worker_process import WorkerProcess
 from tests.cluster import Cluster, family_of, running_cluster
 from tests.waiting import wait_until
@@ -52,6 +54,23 @@ def test_sigterm_drains_and_the_next_worker_resumes(cluster: Cluster) -> None:
     undisturbed = cluster.submit("lenet", *INTERRUPTIBLE, num_devices=2)
     cluster.wait_for_end(undisturbed)
     assert digest(cluster, job_id) == digest(cluster, undisturbed), "the interruption changed the weights"
+
+
+def test_a_drained_node_gives_back_what_it_runs_and_goes_on_when_it_may(cluster: Cluster) -> None:
+    job_id = cluster.submit("lenet", *INTERRUPTIBLE, num_devices=2)
+    cluster.wait_for_step(job_id, 30)
+    with cluster.database.read() as connection:
+        node = registration.list_workers(connection)[0]["node"]
+    doorbell = Doorbell(cluster.settings)
+    assert control.drain(cluster.database, doorbell, node, actor="ada", reason="new fan", evict=True)
+    cluster.wait_for_state(job_id, "queued", timeout_s=20)
+    assert cluster.runs(job_id)[0]["failure_class"] == "preempted"
+    with cluster.database.read() as connection:
+        [reason] = make_plan(connection, lease_s=60.0).reasons(job_id)
+    assert "is drained: new fan" in reason.text
+    assert control.undrain(cluster.database, doorbell, node, actor="ada")
+    assert cluster.wait_for_end(job_id)["state"] == "succeeded"
+    assert len(cluster.runs(job_id)) == 2
 
 
 def test_a_second_sigterm_is_immediate(cluster: Cluster) -> None:
