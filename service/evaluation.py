@@ -17,7 +17,7 @@ from .database import Database
 from .doorbell import Doorbell
 from .evaluations import NewEvaluation, add_evaluation
 from .settings import Settings
-from .sources import extract_all
+from .source_files import extract_all
 from .spec import JobSpec
 from .submission import Submitted, enqueue, prepare_evaluation
 from .views import Json

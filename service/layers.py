@@ -22,7 +22,7 @@ def load_layers(new: NewJob) -> Json:
     with tempfile.TemporaryDirectory(prefix="dljobs-layers-") as place:
         folder, sources = Path(place), Path(place) / "sources"
         for frozen in {each.digest: each for each in new.sources}.values():
-            extract(frozen.archive, frozen.digest, sources)
+            extract(frozen.archive, frozen.digest, sources / frozen.digest)
         request = {
             "model": spec.model_at(sources),
             "model_options": spec.model_options,

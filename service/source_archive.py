@@ -88,13 +88,13 @@ def unpack(archive: bytes, digest: str) -> dict[str, bytes]:
     return files
 
 
-def extract(archive: bytes, digest: str, sources: Path) -> Path:
-    """Write the files of an archive into `sources/DIGEST`, which must not exist yet, and return that folder.
+def extract(archive: bytes, digest: str, folder: Path) -> None:
+    """Write the files of an archive into a folder that does not exist yet.
 
     Raises:
         CorruptArtifact: as `unpack`; nothing was written.
+        FileExistsError: the folder exists.
     """
-    folder = sources / digest
     files = unpack(archive, digest)
     folder.mkdir(mode=0o700, parents=True)
     for name, content in files.items():
@@ -104,7 +104,6 @@ def extract(archive: bytes, digest: str, sources: Path) -> Path:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-    return folder
 
 
 def _is_safe(name: str) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert, select
@@ -13,9 +11,6 @@ from sqlalchemy.exc import IntegrityError
 from dljobs.errors import NotFound
 
 from .clock import now
-from .database import Database
-from .source_archive import extract
-from .spec import JobSpec
 from .tables import sources
 
 if TYPE_CHECKING:
@@ -42,21 +37,3 @@ def fetch(connection: Connection, digest: str) -> bytes:
     if archive is None:
         raise NotFound(f"the database has no source {digest[:12]}")
     return bytes(archive)
-
-
-def extract_all(database: Database, spec: JobSpec, folder: Path, given: Sequence[Frozen] = ()) -> None:
-    """Put the frozen files that a spec names where `spec.model_at(folder)` and `spec.data_at(folder)` look.
-
-    Args:
-        given: archives that are not in the database yet.
-
-    Raises:
-        NotFound, CorruptArtifact: an archive is gone or not what it was.
-    """
-    known = {frozen.digest: frozen.archive for frozen in given}
-    for digest in spec.source_digests:
-        archive = known.get(digest)
-        if archive is None:
-            with database.read() as connection:
-                archive = fetch(connection, digest)
-        extract(archive, digest, folder)

@@ -21,7 +21,7 @@ from dljobs.service.database import Database
 from dljobs.service.evaluations import add_of_job
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome, RunKey, end_run, mark_running
-from dljobs.service.sources import extract_all
+from dljobs.service.source_files import extract_all
 from dljobs.service.spec import JobSpec
 
 from .channel import Event, request_stop

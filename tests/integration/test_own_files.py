@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dljobs.errors import CorruptArtifact
-from dljobs.service import sources
+from dljobs.service import source_files, sources
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.evaluation import evaluate_here, evaluate_on_worker
 from dljobs.service.spec import JobSpec
@@ -199,7 +199,7 @@ def test_a_source_that_was_changed_in_the_database_never_runs(cluster: Cluster, 
         bad = table.update().where(table.c.digest == frozen.digest)
         connection.execute(bad.values(archive=frozen.archive.replace(b"77", b"78")))
     with pytest.raises(CorruptArtifact, match="does not match its digest"):
-        sources.extract_all(cluster.database, new.spec, folder / "out")
+        source_files.extract_all(cluster.database, new.spec, folder / "out")
     job_id = submit(cluster, folder, max_retries=0)
     job = cluster.wait_for_end(job_id)
     assert job["state"] == "failed"

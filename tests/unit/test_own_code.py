@@ -128,7 +128,9 @@ def test_the_fitted_names_are_those_that_are_fitted() -> None:
 
 def frozen(tmp_path: Path, **files: str) -> Path:
     archive = pack({name.replace("__", "/") + ".py": text.encode() for name, text in files.items()})
-    return extract(archive, digest_of(archive), tmp_path)
+    folder = tmp_path / digest_of(archive)
+    extract(archive, digest_of(archive), folder)
+    return folder
 
 
 def test_two_versions_of_a_file_are_two_modules(tmp_path: Path) -> None:

@@ -89,6 +89,26 @@ def test_a_model_of_ones_own_is_a_job_like_any_other(dljobs, world, redis, folde
     assert again.json["request"]["spec"]["data"] == "net.py:make"
 
 
+def test_what_ran_can_be_had_back(dljobs, redis, world, folder):
+    (folder / "data.py").write_text("def data(): ...\n")
+    dljobs("submit", "./net.py:Net", "--set", "depth=2")
+    dljobs("submit", "./net.py:Net", "--set", "depth=2", "--data", "./net.py:make")
+    dljobs("submit", "./net.py:Net", "--set", "depth=2", "--data", "./data.py")
+    dljobs("submit", "lenet")
+    (folder / "net.py").write_text("edited since")
+    for job_id, files in ((1, {"net.py": NET}), (2, {"net.py": NET}), (3, {"model/net.py": NET, "data/data.py": None})):
+        out = folder / f"out{job_id}"
+        done = dljobs("export", job_id, "--source", "-o", out, "--json")
+        assert (done.code, done.json["artifact"]) == (0, None)
+        written = {
+            str(path.relative_to(folder / f"out{job_id}")): path for path in (folder / f"out{job_id}").rglob("*.py")
+        }
+        assert written.keys() == files.keys()
+        assert all(text is None or written[name].read_text() == text for name, text in files.items())
+    assert "exists already" in dljobs("export", 1, "--source", "-o", folder / "out1").err
+    assert "job 4 brought no files of its own" in dljobs("export", 4, "--source", "-o", folder / "out4").err
+
+
 def test_paths_of_data_are_made_absolute(dljobs, redis, folder):
     for arguments in (["--data", "imagefolder:beside"], ["--data", "imagefolder", "--set", "path=beside"]):
         spec = dljobs("submit", "lenet", *arguments, "--dry-run", "--json").json["request"]["spec"]
