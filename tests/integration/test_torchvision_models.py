@@ -92,7 +92,8 @@ def take_a_step(name: str, size: int) -> None:
     optimizer.step()
     assert torch.isfinite(loss)
     moved = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
-    assert sum(moved) > len(moved) / 2
+    # A vision transformer's last layer begins with zeros: its first gradient goes no further back.
+    assert sum(moved) > len(moved) / 2 or (any(moved) and name.startswith("vit_"))
     assert model.eval()(x).shape == (4, 5)
 
 
