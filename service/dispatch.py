@@ -23,7 +23,7 @@ from .snapshot import take_snapshot
 
 @dataclass(frozen=True)
 class Dispatched:
-    """A run that was placed: ring its worker."""
+    """A part of a run that was placed: ring its worker."""
 
     key: runs.RunKey
     worker_name: str
@@ -76,10 +76,9 @@ def dispatch(database: Database, *, lease_s: float) -> list[Dispatched]:
         ledger.fold(connection, planned.plan.snapshot.now, planned.policy.half_life_s)
         placed = []
         for placement in planned.placed:
-            worker_id = placement.worker_id
             with suppress(DljobsError):  # cancelled or held since the plan was made
-                key = runs.create_run(connection, placement.job_id, worker_id, placement.device_ids, lease_s)
-                placed.append(Dispatched(key, planned.worker_names[worker_id]))
+                key = runs.create_run(connection, placement.job_id, placement.parts, lease_s)
+                placed += [Dispatched(key, planned.worker_names[part.worker_id]) for part in placement.parts]
         return placed
 
 

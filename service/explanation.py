@@ -45,10 +45,8 @@ def _explain_waiting(connection: Connection, job: Job, lease_s: float) -> tuple[
     placement = next((placed for placed in planned.placed if placed.job_id == job["id"]), None)
     if placement is not None:
         where = f"{len(placement.device_ids)} device{'s' if len(placement.device_ids) > 1 else ''}"
-        started = (
-            f"it can start now, on {where} of {planned.worker_names[placement.worker_id]}: a worker is about to see it"
-        )
-        return [started], []
+        names = ", ".join(planned.worker_names[part.worker_id] for part in placement.parts)
+        return [f"it can start now, on {where} of {names}: a worker is about to see it"], []
     reasons = planned.reasons(job["id"])
     sentences = [reason.text for reason in reasons]
     if place := planned.place(job["id"]):

@@ -19,6 +19,7 @@ from .events import record
 from .failures import FailureClass, decide
 from .jobs import get_job, move_job
 from .json_text import to_json
+from .scheduling.rows import Part
 from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
 from .tables import jobs, runs
 
@@ -41,10 +42,8 @@ class RunKey:
     token: str
 
 
-def create_run(
-    connection: Connection, job_id: int, worker_id: int, device_ids: Sequence[int], lease_s: float
-) -> RunKey:
-    """Give a queued job a run on these devices of this worker: run, leases and the job's move, all or nothing.
+def create_run(connection: Connection, job_id: int, parts: Sequence[Part], lease_s: float) -> RunKey:
+    """Give a queued job a run on the devices of these parts: run, leases and the job's move, all or nothing.
 
     Raises:
         DljobsError: the job is no longer queued; nothing was changed.
@@ -54,7 +53,9 @@ def create_run(
         raise DljobsError(f"job {job_id} is {job['state']}: it cannot be placed")
     token = leases.new_token()
     number = job["num_runs"] + 1
-    values = {"job_id": job_id, "number": number, "state": RunState.STARTING, "token": token, "worker_id": worker_id}
+    device_ids = [device_id for part in parts for device_id in part.device_ids]
+    values = {"job_id": job_id, "number": number, "state": RunState.STARTING, "token": token}
+    values["worker_id"] = parts[0].worker_id
     created = insert(runs).values(created_at=now(), **values).returning(runs.c.id)
     run_id = int(connection.execute(created).scalar_one())
     leases.acquire(connection, run_id, device_ids, token, lease_s)

@@ -15,7 +15,7 @@ from .limits import Tally
 from .order import in_order
 from .pools import NOWHERE, Cluster, Pool
 from .reservations import Reservation, earliest
-from .rows import ANYWHERE, DEFAULT_POLICY, Placed, Policy, Selector, Snapshot, WaitingJob
+from .rows import ANYWHERE, DEFAULT_POLICY, Part, Placed, Policy, Selector, Snapshot, WaitingJob
 
 # Each keeps a worker from being used to the full: beyond a few kinds of requests the others wait without one.
 MAX_RESERVATIONS = 8
@@ -128,7 +128,7 @@ class Plan:
 
     def _place(self, job: WaitingJob, worker: int) -> None:
         device_ids = self.cluster.take(worker, job.selector, job.num_devices, job.id)
-        self.placed.append(Placed(job.id, self.cluster.workers[worker].id, device_ids))
+        self.placed.append(Placed(job.id, (Part(self.cluster.workers[worker].id, device_ids),)))
         end_at = self.end_of(job)
         self._placed_ends[job.id] = end_at
         if "ends" in self.__dict__:

@@ -200,9 +200,21 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A decision: this job runs on these devices of this worker."""
+class Part:
+    """The devices of one worker in a placement."""
 
-    job_id: int
     worker_id: int
     device_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A decision: this job runs on these devices, a part on each worker; the part of node rank 0 comes first."""
+
+    job_id: int
+    parts: tuple[Part, ...]
+
+    @property
+    def device_ids(self) -> tuple[int, ...]:
+        """The devices of all parts."""
+        return tuple(device_id for part in self.parts for device_id in part.device_ids)

@@ -19,6 +19,7 @@ from dljobs.service.scheduling.rows import (
     ANYWHERE,
     OfferedDevice,
     OfferingWorker,
+    Part,
     Policy,
     RunningJob,
     Snapshot,
@@ -96,7 +97,7 @@ class Simulator:
         self._jobs = {job.id: job for job in jobs}
         self._waiting: dict[int, WaitingJob] = {}
         self._sizes: Counter[int] = Counter()  # of those that wait
-        self._running: dict[int, tuple[RunningJob, int, tuple[int, ...]]] = {}
+        self._running: dict[int, tuple[RunningJob, tuple[Part, ...]]] = {}
         self._ends: list[tuple[float, int]] = []
         self._shares = _Shares(HALF_LIFE_S)
         self._record = Record(jobs, num_nodes * node_size)
@@ -128,7 +129,7 @@ class Simulator:
     def _plan(self, now: float) -> None:
         begun = time.perf_counter()
         usage = self._shares.at(now) if self._policy.fair_share else {}
-        running = [job for job, _worker, _devices in self._running.values()]
+        running = [job for job, _parts in self._running.values()]
         snapshot = Snapshot(now, list(self._waiting.values()), self._cluster.workers, running, usage)
         placed = plan_on(self._cluster, snapshot, self._policy).placed
         self._record.plan_s.append(time.perf_counter() - begun)
@@ -139,14 +140,15 @@ class Simulator:
                 del self._sizes[job.num_devices]
             told_end_at = None if job.duration_s is None else now + job.duration_s
             running_job = RunningJob(job.id, job.num_devices, job.user, (), told_end_at)
-            self._running[job.id] = (running_job, each.worker_id - 1, each.device_ids)
+            self._running[job.id] = (running_job, each.parts)
             heappush(self._ends, (now + self._jobs[job.id].duration_s, job.id))
             self._shares.hold(job.user, job.num_devices, now)
             self._record.starts[job.id] = now
 
     def _end(self, job_id: int, now: float) -> None:
-        job, worker, device_ids = self._running.pop(job_id)
-        self._cluster.give_back(worker, device_ids)
+        job, parts = self._running.pop(job_id)
+        for part in parts:
+            self._cluster.give_back(part.worker_id - 1, part.device_ids)
         self._shares.hold(job.user, -job.num_devices, now)
 
 

@@ -271,7 +271,7 @@ def test_a_scheduler_killed_before_its_commit_leaves_nothing(database: Database)
         placed = make_plan(connection, lease_s=LEASE_S).placed
         from dljobs.service.runs import create_run
 
-        create_run(connection, placed[0].job_id, placed[0].worker_id, placed[0].device_ids, LEASE_S)
+        create_run(connection, placed[0].job_id, placed[0].parts, LEASE_S)
         raise RuntimeError("killed")
     assert job_row(database, job_id)["state"] == "queued"
     assert list(place_all(database)) == [job_id]

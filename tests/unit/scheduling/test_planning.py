@@ -13,7 +13,16 @@ from dljobs.service.scheduling.expectations import expected_starts
 from dljobs.service.scheduling.explaining import Explainer
 from dljobs.service.scheduling.limits import limit_of
 from dljobs.service.scheduling.planning import is_ready, plan
-from dljobs.service.scheduling.rows import ANYWHERE, OfferingWorker, Policy, RunningJob, Selector, Snapshot, WaitingJob
+from dljobs.service.scheduling.rows import (
+    ANYWHERE,
+    OfferingWorker,
+    Part,
+    Policy,
+    RunningJob,
+    Selector,
+    Snapshot,
+    WaitingJob,
+)
 
 from .clusters import MANY, NOW, carried_out, clusters, durations, hold, job, policies, queues, runs, snapshots, worker
 
@@ -28,14 +37,15 @@ def test_devices_are_given_once_and_a_gang_is_whole(snapshot: Snapshot, policy: 
     jobs = {job.id: job for job in snapshot.waiting}
     assert len({placed.job_id for placed in result.placed}) == len(result.placed)
     for placed in result.placed:
-        job, on = jobs[placed.job_id], workers[placed.worker_id]
+        [part] = placed.parts
+        job, on = jobs[placed.job_id], workers[part.worker_id]
         devices = {device.id: device for device in on.devices}
-        assert len(placed.device_ids) == job.num_devices
-        assert all(devices[device_id].job_id is None for device_id in placed.device_ids)
+        assert len(part.device_ids) == job.num_devices
+        assert all(devices[device_id].job_id is None for device_id in part.device_ids)
         assert on.drained is None
         assert is_ready(job, NOW)
         assert job.selector.allows(on)
-        assert all(job.selector.accepts(devices[device_id]) for device_id in placed.device_ids)
+        assert all(job.selector.accepts(devices[device_id]) for device_id in part.device_ids)
 
 
 @MANY
@@ -182,7 +192,7 @@ def test_a_job_of_unknown_length_overtakes_only_outside_of_the_reservation() -> 
     workers = [worker(1, 9, 9, None, None), worker(2, 8, None)]
     running = [runs(9, 2, for_s=100.0), runs(8)]
     result = plan(Snapshot(NOW, [job(1, 4), job(2), job(3)], workers, running))
-    assert [(placed.job_id, placed.worker_id) for placed in result.placed] == [(2, 2)]
+    assert [(placed.job_id, placed.parts[0].worker_id) for placed in result.placed] == [(2, 2)]
 
 
 def test_what_the_blocked_job_will_not_need_is_for_anyone() -> None:
@@ -204,7 +214,7 @@ def test_a_blocked_job_of_another_kind_has_a_reservation_too() -> None:
     running = [runs(8, for_s=60.0), runs(9, for_s=90.0)]
     queue = [job(1, 2, selector=fast), job(2, 2, selector=slow), job(3, duration_s=80.0)]
     result = plan(Snapshot(NOW, queue, workers, running))
-    assert [(placed.job_id, placed.worker_id) for placed in result.placed] == [(3, 2)]
+    assert [(placed.job_id, placed.parts[0].worker_id) for placed in result.placed] == [(3, 2)]
     assert {each.job_id: each.start_at - NOW for each in result.reserved.values()} == {1: 60.0, 2: 90.0}
 
 
@@ -213,19 +223,19 @@ def test_a_blocked_job_of_another_kind_has_a_reservation_too() -> None:
 
 def test_a_job_takes_the_tightest_gap() -> None:
     result = plan(Snapshot(NOW, [job(1, 2)], [worker(1, None, None, None, None), worker(2, 9, None, None)]))
-    assert [(placed.worker_id, placed.device_ids) for placed in result.placed] == [(2, (21, 22))]
+    assert [placed.parts for placed in result.placed] == [(Part(2, (21, 22)),)]
 
 
 def test_a_small_job_leaves_whole_nodes_whole() -> None:
     workers = [worker(1, None, None), worker(2, *[None] * 6, 9, 9)]
     result = plan(Snapshot(NOW, [job(1)], workers, [runs(9, 2)]))
-    assert [placed.worker_id for placed in result.placed] == [2]
+    assert [placed.parts[0].worker_id for placed in result.placed] == [2]
 
 
 def test_a_job_that_fills_a_node_takes_it() -> None:
     workers = [worker(1, None, None), worker(2, *[None] * 6, 9, 9)]
     result = plan(Snapshot(NOW, [job(1, 2)], workers, [runs(9, 2)]))
-    assert [placed.worker_id for placed in result.placed] == [1]
+    assert [placed.parts[0].worker_id for placed in result.placed] == [1]
 
 
 def test_devices_of_two_workers_are_never_one_placement() -> None:
