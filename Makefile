@@ -19,8 +19,9 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" DLJOBS_HOME="$(DEMO_HOME)" sh deploy/demo.sh
 
+# Most tests wait for processes: two at a time take two thirds of the time, even on two cores.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
