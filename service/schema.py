@@ -5,11 +5,11 @@ Clients compare two short strings; only `dljobs db` and `dljobs up` load Alembic
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import inspect, text
+from sqlalchemy import event, inspect, text
 
-from dljobs.errors import SchemaMismatch, UnknownName, Unreachable
+from dljobs.errors import DljobsError, SchemaMismatch, UnknownName, Unreachable
 
 from .database import Database, Lock, open_database, wait_for_lock
 from .settings import Settings
@@ -74,6 +74,8 @@ def _migrate(settings: Settings, revision: str, *, up: bool) -> str:
     if revision not in (*REVISIONS, "head", "base"):
         raise UnknownName("schema revision", revision, (*REVISIONS, "head", "base"))
     database = open_database(settings, create=up)
+    if database.is_sqlite:
+        event.listen(database.engine, "connect", _without_foreign_keys)
     try:
         found = current_revision(database)
         if found is not None and found not in REVISIONS:
@@ -83,11 +85,18 @@ def _migrate(settings: Settings, revision: str, *, up: bool) -> str:
             wait_for_lock(connection, Lock.MIGRATION)
             config.attributes["connection"] = connection
             (command.upgrade if up else command.downgrade)(config, revision)
+            if database.is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                raise DljobsError("the migration would leave rows without what they refer to; nothing was changed")
         return current_revision(database) or "base"
     except Unreachable as error:
         raise Unreachable(error.message, error.hint) from None
     finally:
         database.close()
+
+
+def _without_foreign_keys(connection: Any, _record: Any) -> None:
+    """SQLite changes a table by making it anew: it drops the old one, which rows of other tables refer to."""
+    connection.execute("PRAGMA foreign_keys=OFF")  # has no effect within a transaction
 
 
 def _alembic_config() -> Config:

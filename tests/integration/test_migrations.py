@@ -13,13 +13,13 @@ from sqlalchemy import inspect, text
 
 import dljobs.migrations
 from dljobs.errors import SchemaMismatch, UnknownName, Unreachable
-from dljobs.service import schema
+from dljobs.service import events, schema
 from dljobs.service.database import Database, open_database
 from dljobs.service.settings import Settings
 from dljobs.service.tables import metadata
 from tests.databases import settings_for
 from tests.integration.store.racing import race
-from tests.integration.store.rows import submit
+from tests.integration.store.rows import start, submit
 
 
 def tables(settings: Settings) -> set[str]:
@@ -96,6 +96,20 @@ def test_an_upgrade_keeps_what_is_there(database_settings: Settings, database: D
     assert schema.upgrade(database_settings) == schema.HEAD
     with database.read() as connection:
         assert connection.execute(text("SELECT id FROM jobs")).scalars().all() == [job_id]
+
+
+def test_every_step_keeps_what_is_there(database_settings: Settings, database: Database) -> None:
+    """SQLite makes a table anew to change it, and the rows of others must go on referring to it."""
+    _, key = start(database, idempotency_key="k")
+    for revision in (*reversed(schema.REVISIONS[:-1]), *schema.REVISIONS[1:]):
+        step = schema.upgrade if revision > schema.current_revision(database) else schema.downgrade
+        assert step(database_settings, revision) == revision
+        with database.write() as connection:
+            assert connection.execute(text("SELECT idempotency_key FROM jobs")).scalars().all() == ["k"]
+            # With foreign keys enforced again.
+            connection.execute(text("UPDATE runs SET job_id = job_id"))
+    with database.read() as connection:
+        assert [event["run_id"] for event in events.list_events(connection)][-1] == key.run_id
 
 
 def test_the_revisions_are_the_files() -> None:
