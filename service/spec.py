@@ -28,6 +28,7 @@ class Training:
 
     epochs: int = 1
     batch_size: int = 64  # global: shared out among the ranks
+    micro_batch_size: int = 0  # samples that a rank takes at once, adding up gradients; 0: its whole part, if it fits
     lr: float = 0.01
     optimizer: OptimizerName = "sgd"
     momentum: float = 0.0

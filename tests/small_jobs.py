@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -120,6 +121,13 @@ def _gives_nan(model: Tiny, x: Tensor) -> Tensor:
     return x * float("nan") if model.num_forwards == 6 else x
 
 
+def _is_greedy(model: Tiny, x: Tensor) -> Tensor:
+    """More than 3 samples at once are too many for the last rank, as on a GPU with little memory left."""
+    if len(x) > 3 and int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return x
+
+
 def _writes(model: Tiny, x: Tensor) -> Tensor:
     print(f"forward {int(model.num_forwards)}")
     os.write(1, b"from C\n")
@@ -140,6 +148,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "large-slow": lambda: Tiny(width=4000, hook=_is_very_slow),
     "is-slow": lambda: Tiny(hook=_is_slow),
     "gives-nan": lambda: Tiny(hook=_gives_nan),
+    "is-greedy": lambda: Tiny(hook=_is_greedy, dropout=0.3),
     "writes": lambda: Tiny(hook=_writes),
 }
 
@@ -172,13 +181,16 @@ def write_small(folder: Path, model: str = "tiny", world_size: int = 1, **change
     return RunFolder(folder)
 
 
-def in_place_of_the_zoo(model: str) -> mock._patch_dict | Any:
+@contextmanager
+def in_place_of_the_zoo(model: str) -> Iterator[None]:
     """While it is entered, workloads load the tiny data and the named model."""
-    return mock.patch.multiple(
+    workloads = mock.patch.multiple(
         "dljobs.workers.workload",
         load_data=lambda *_: tiny_data(regression=model == "tiny-sse"),
         build_model=lambda *_: MODELS[model](),
     )
+    with workloads, mock.patch("dljobs.workers.gradient._TRIED_ON", ("cuda", "cpu") if model == "is-greedy" else ()):
+        yield
 
 
 def main(run_json: str) -> None:

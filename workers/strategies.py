@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,10 +39,15 @@ class Strategy:
         """What the training step calls, for a raw model that is already on `device`."""
         return model
 
-    def evaluated(self, model: nn.Module, wrapped: nn.Module) -> nn.Module:
-        """Which of the two to call without gradients, where ranks may see different numbers of batches."""
+    def without_collectives(self, model: nn.Module, wrapped: nn.Module) -> nn.Module:
+        """Which of the two to call where ranks may do so different numbers of times."""
         del wrapped
         return model
+
+    def without_sync(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """A block in which gradients add up on this rank alone; the next backward pass brings them together."""
+        del wrapped
+        return nullcontext()
 
     def all_sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all ranks."""
@@ -80,7 +86,7 @@ class SplitOverDevices(Strategy):
         print("dp on CPU stand-ins: the model runs unsplit in one process", flush=True)
         return model
 
-    def evaluated(self, model: nn.Module, wrapped: nn.Module) -> nn.Module:
+    def without_collectives(self, model: nn.Module, wrapped: nn.Module) -> nn.Module:
         """No collective is involved: the wrapper is safe, and uses all devices."""
         return wrapped
 
@@ -115,6 +121,10 @@ class Distributed(Strategy):
             # A model that does not use all its parameters in each forward says so; looking for them costs time.
             find_unused_parameters=bool(getattr(model, "find_unused_parameters", False)),
         )
+
+    def without_sync(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """See `Strategy.without_sync`."""
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
 
     def all_sum(self, values: Tensor) -> Tensor:
         """See `Strategy.all_sum`."""

@@ -24,6 +24,7 @@ from .artifacts import ArtifactWriter
 from .channel import EventWriter
 from .checkpoint import Checkpoint, Progress
 from .folder import RunFolder, RunRequest
+from .gradient import Gradient
 from .narration import epoch_line, running_loss_line, say
 from .optimizers import build_optimizer, learning_rate, set_learning_rate
 from .random_state import capture, restore, seed_all
@@ -54,6 +55,7 @@ class Trainer:
         see_outside: Any = getattr(self.model, "see_outside", None)
         if see_outside is not None:  # what only its caller sees: the whole batch of a model that is split
             self.wrapped.register_forward_hook(lambda _, args, out: see_outside(args[0], out))
+        self.gradient = Gradient(self.workload, self.wrapped, strategy, self.training.micro_batch_size)
         self.optimizer = build_optimizer(self.training, self.model.parameters())
         self.batches = Batches(
             num_samples=len(self.workload.data.train),
@@ -124,16 +126,8 @@ class Trainer:
 
     def _step(self, shard: Shard) -> None:
         """One optimizer step on one global batch."""
-        device = self.strategy.device
-        x, y = self.workload.data.train.batch(shard.indices)
-        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.workload.loss.per_sample(self.wrapped(x), y)
-        loss_sum = losses.sum() if shard.num_local else losses.sum() * 0
-        # DDP averages gradients over ranks: so scaled, the average is the gradient of the whole batch's loss, also
-        # where the last batch of an epoch is shared out unevenly.
-        scale = self.strategy.world_size / (shard.num_global if self.workload.loss.averaged else 1)
-        torch.autograd.backward(loss_sum * scale)
+        loss_sum = self.gradient.compute(shard)
         if self.training.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         set_learning_rate(self.optimizer, learning_rate(self.training, self.progress.step + 1, self.total_steps))
@@ -141,7 +135,7 @@ class Trainer:
         self.progress.step += 1
         self.progress.step_in_epoch += 1
         self.num_steps_here += 1
-        self.agreement.record(loss_sum.detach(), shard.num_global)
+        self.agreement.record(loss_sum, shard.num_global)
 
     def _ranks_meet(self) -> bool:
         return self._epoch_is_over() or self.agreement.is_due() or self.until.is_due(self.progress.step)

@@ -62,7 +62,7 @@ def evaluate_on_test(
     data = workload.data
     indices = shard_indices(len(data.test), strategy.rank, strategy.world_size)
     counted = tally(
-        strategy.evaluated(workload.model, wrapped),
+        strategy.without_collectives(workload.model, wrapped),
         data.test,
         indices,
         workload.loss,

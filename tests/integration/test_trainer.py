@@ -95,6 +95,25 @@ def test_ragged_batches_and_ranks_without_samples_change_nothing(
     assert results[1]["per_class"] == results[0]["per_class"]
 
 
+@pytest.mark.parametrize(
+    ("model", "micro_batch_size"),
+    [
+        ("tiny", 3),  # the last batch of an epoch is one micro-batch, and of 3 ranks one has no sample in it
+        ("is-greedy", 0),  # the last rank alone runs out of memory: all take smaller pieces
+    ],
+)
+def test_ranks_add_up_micro_batches_to_the_same_gradient(
+    launcher: Launcher, tmp_path: Path, model: str, micro_batch_size: int
+) -> None:
+    changes: dict[str, Any] = {"epochs": 3, "lr": 0.05, "clip_norm": 0.5}
+    whole = train_small(launcher, tmp_path / "whole", 3, "tiny", **changes)
+    pieces = train_small(launcher, tmp_path / "pieces", 3, model, micro_batch_size=micro_batch_size, **changes)
+    if model == "tiny":
+        assert train_losses(pieces) == pytest.approx(train_losses(whole), rel=1e-5)
+    else:
+        assert "each rank takes 3 at a time" in pieces.log(0).read_text()
+
+
 def test_a_summed_loss_is_the_sum_over_all_ranks(launcher: Launcher, tmp_path: Path) -> None:
     folders = {
         world_size: train_small(

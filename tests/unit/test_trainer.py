@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from dljobs.errors import StorageFull, UsageError
@@ -24,6 +26,7 @@ from dljobs.workers.strategies import SplitOverDevices, Strategy
 from dljobs.workers.trainer import NonFiniteLoss, Trainer
 from dljobs.workers.workload import run_evaluation
 from tests.small_jobs import (
+    MODELS,
     NUM_TEST,
     NUM_TRAIN,
     Tiny,
@@ -96,6 +99,39 @@ def test_the_gradient_is_that_of_the_plain_loop(tmp_path: Path) -> None:
             schedule.step()
             losses.append(loss.item())
     assert train_losses(folder) == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 5, 8, 16, 100])
+@pytest.mark.parametrize(("model", "loss"), [("tiny", "cross_entropy"), ("tiny-sse", "sse")])
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path, micro_batch_size: int, model: str, loss: str) -> None:
+    """The same float32 numbers are added in another order: off by rounding, some 1e-7 a step."""
+    changes: dict[str, Any] = {"loss": loss, "clip_norm": 0.5}
+    if loss == "sse":
+        changes |= {"metric": "loss", "goal": "min", "lr": 0.001}
+    whole = train(tmp_path / "whole", model, **changes)
+    pieces = train(tmp_path / "pieces", model, micro_batch_size=micro_batch_size, **changes)
+    assert train_losses(pieces) == pytest.approx(train_losses(whole), rel=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_taken_in_pieces(tmp_path: Path) -> None:
+    """What was tried out in vain leaves no trace: dropout and buffers are as if the pieces had been asked for."""
+    asked = train(tmp_path / "asked", "dropout", micro_batch_size=2)
+    found = train(tmp_path / "found", "is-greedy")  # 16, 8, 4, and 2 fit
+    assert train_losses(found) == train_losses(asked)
+    last = [
+        load_file(events_of(folder, type_="artifact")[-2]["path"])["num_forwards"].item() for folder in (asked, found)
+    ]
+    assert last == [3 * (8 + 8 + 8 + 1)] * 2
+
+
+def test_a_sample_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:
+    def refuse(_model: Tiny, _x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with mock.patch.dict(MODELS, {"is-greedy": lambda: Tiny(hook=refuse)}), pytest.raises(torch.OutOfMemoryError):
+        train(tmp_path / "run", "is-greedy")
+    with mock.patch.dict(MODELS, {"tiny": lambda: Tiny(hook=refuse)}), pytest.raises(torch.OutOfMemoryError):
+        train(tmp_path / "untried", "tiny")
 
 
 def test_artifacts_are_loadable_and_best_is_marked(tmp_path: Path) -> None:

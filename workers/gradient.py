@@ -1,0 +1,106 @@
+"""The gradient of a global batch, on one rank: forward and backward passes, a micro-batch at a time if there is need.
+
+What it adds up is the gradient of the whole batch's loss, up to the order of sums, for any number of ranks and size of
+micro-batches; only what looks at a batch as a whole (batch normalisation) or draws for it (dropout) sees the pieces. It
+knows neither the optimizer nor the run.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from .narration import say
+from .random_state import capture, restore
+from .sharding import Shard
+from .strategies import Strategy
+from .workload import Workload
+
+# Where too large a batch is an exception that leaves the process whole. On a CPU the kernel kills it instead.
+_TRIED_ON = ("cuda",)
+# The second step is the first that has the optimizer's state in memory.
+_NUM_TRIED = 2
+
+
+class Gradient:
+    """Leaves the gradient of one global batch after another in the parameters."""
+
+    def __init__(self, workload: Workload, wrapped: nn.Module, strategy: Strategy, micro_batch_size: int) -> None:
+        self._workload, self._wrapped, self._strategy = workload, wrapped, strategy
+        self._size = micro_batch_size  # 0: all at once
+        may_choose = not micro_batch_size and strategy.device.type in _TRIED_ON
+        self._num_untried = _NUM_TRIED if may_choose else 0
+
+    def compute(self, shard: Shard) -> Tensor:
+        """Add up the gradient, which has to be None before; returns this rank's sum of losses, on its device.
+
+        Raises:
+            torch.OutOfMemoryError: not even a micro-batch of one sample fits.
+        """
+        if self._num_untried:
+            self._num_untried -= 1
+            self._fit_into_memory(shard)
+        *others, last = shard.micro_batches(self._size)
+        # The ranks may have different numbers of them: they meet in the last one only, once in each step.
+        with self._strategy.without_sync(self._wrapped) if others else nullcontext():
+            sums = [self._add(self._wrapped, indices, shard) for indices in others]
+        return sum(sums, self._add(self._wrapped, last, shard))
+
+    @property
+    def _device(self) -> torch.device:
+        return self._strategy.device
+
+    def _add(self, called: nn.Module, indices: Tensor, shard: Shard) -> Tensor:
+        x, y = self._workload.data.train.batch(indices)
+        x, y = x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
+        losses = self._workload.loss.per_sample(called(x), y)
+        loss_sum = losses.sum() if shard.num_local else losses.sum() * 0
+        # DDP averages gradients over ranks: so scaled, the average is the gradient of the whole batch's loss, also
+        # where the last batch of an epoch is shared out unevenly.
+        scale = self._strategy.world_size / (shard.num_global if self._workload.loss.averaged else 1)
+        torch.autograd.backward(loss_sum * scale)
+        return loss_sum.detach()
+
+    def _fit_into_memory(self, shard: Shard) -> None:
+        """Halve the micro-batch until all ranks have room for it.
+
+        A rank that ran out of memory in a step would leave the others waiting for its gradients. So it is tried out
+        without them, and what that did to buffers and random states is undone.
+        """
+        while True:
+            error = self._try_out(shard)
+            num_failed = int(self._strategy.all_sum(torch.tensor([float(error is not None)])).item())
+            if not num_failed:
+                return
+            size = self._size or math.ceil(shard.num_global / self._strategy.world_size)
+            if size == 1 and error is not None:
+                raise error
+            self._size = math.ceil(size / 2)
+            if self._strategy.rank == 0:
+                say(
+                    f"out of memory with {size} samples at once: each rank takes {self._size} at a time from here on;"
+                    " the batch of a step stays what it is"
+                )
+
+    def _try_out(self, shard: Shard) -> torch.OutOfMemoryError | None:
+        """Why there is no room for a micro-batch beside the gradient of another one; None if there is."""
+        model, failure = self._workload.model, None
+        alone = self._strategy.without_collectives(model, self._wrapped)
+        random_state, buffers = capture(), [buffer.clone() for buffer in model.buffers()]
+        try:
+            for indices in shard.micro_batches(self._size)[:2]:
+                self._add(alone, indices, shard)
+        except torch.OutOfMemoryError as error:
+            # Without its traceback, whose frames hold the very tensors that there is no room for.
+            failure = error.with_traceback(None)
+        model.zero_grad(set_to_none=True)
+        if failure is not None and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        restore(random_state)
+        return failure
