@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -154,6 +154,7 @@ def tally(
     data: Data,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Tally:
     """Evaluate the samples at `indices` (int64 [n], each at most once), in eval mode and without gradients.
 
@@ -172,6 +173,7 @@ def tally(
             x, y = x.to(device), y.to(device)
             output = model(x)
             counted.add(output, y, loss.per_sample(output, y))
+            after_batch()
     return counted
 
 

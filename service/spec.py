@@ -43,7 +43,10 @@ class Training:
     print_every: int = 0  # steps between lines with the running loss; 0: only a line for each epoch
     log_every: int = 0  # steps between recorded points; 0: as often as keeps a run under about 2,000 points
     keep_every: int = 0  # epochs between state_dicts that are kept; 0: every epoch while they are small
+    keep_checkpoints_every: int = 0  # epochs between checkpoints that are kept beside the last two and the best one
     checkpoint_every_s: float = 600.0
+    checkpoint_every_steps: int = 0  # 0: only by time and by epoch
+    checkpoint_every_epochs: int = 1  # 0: only by time and by step; the last epoch always leaves one
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ TRAINING_RANGES: dict[str, tuple[float, float]] = {
     "print_every": (0, 10**9),
     "log_every": (0, 10**9),
     "keep_every": (0, 1_000_000),
+    "keep_checkpoints_every": (0, 1_000_000),
+    "checkpoint_every_steps": (0, 10**12),
+    "checkpoint_every_epochs": (0, 1_000_000),
     "checkpoint_every_s": (0.1, 30 * 86400),
 }
 

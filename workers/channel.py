@@ -8,11 +8,13 @@ say.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +80,26 @@ def read_events(path: Path, offset: int = 0, max_bytes: int = 4 << 20) -> tuple[
     return [event for event in parsed if event is not None], offset + end
 
 
-def request_stop(path: Path, reason: str) -> None:
-    """Ask the ranks to stop after a step they agree on.
+@dataclass(frozen=True)
+class Control:
+    """What the supervisor asks of the ranks while they run."""
 
-    Args:
-        path: the run's `control.json`.
-        reason: "cancel" writes no checkpoint; "drain", "preempted", "time-limit" and any other do.
-    """
-    write_whole(path, json.dumps({"stop": reason}).encode())
+    stop: str = ""  # why to stop: "cancel" writes no checkpoint; "drain", "time-limit" and any other do
+    checkpoint: float = 0.0  # when a checkpoint was last asked for, in epoch seconds; 0: never
 
 
-def read_stop(path: Path) -> str | None:
-    """The reason to stop, or None; a file that cannot be read asks for nothing."""
+def write_control(path: Path, control: Control) -> None:
+    """Ask the ranks for something after a step they agree on; `path` is the run's `control.json`."""
+    write_whole(path, json.dumps(dataclasses.asdict(control)).encode())
+
+
+def read_control(path: Path) -> Control:
+    """What is asked; a file that cannot be read asks for nothing."""
     try:
-        reason = json.loads(path.read_bytes()).get("stop")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return reason if isinstance(reason, str) and reason else None
+        asked = json.loads(path.read_bytes())
+        return Control(str(asked.get("stop", "")), float(asked.get("checkpoint", 0.0)))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Control()
 
 
 def _parse(line: bytes) -> Event | None:

@@ -1,7 +1,8 @@
 """Checkpoints: everything that continues a run exactly, as one safetensors file with JSON in its metadata.
 
 A checkpoint holds the weights, the optimizer's state, the random state of every rank, the position in the data, the
-running sums of the epoch and the best result so far. The learning rate is a function of the step and needs no place.
+running sums of the epoch and the best result so far, and the digest of the spec. The learning rate is a function of the
+step and needs no place; training is in float32, so there is no gradient scaler whose state would belong here.
 It knows the model and the optimizer only by their state_dicts; when one is due is the trainer's affair.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,41 +19,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dljobs.errors import CorruptArtifact, DljobsError, UsageError
-from dljobs.service.spec import JobSpec
+from dljobs.errors import CorruptArtifact, UsageError
+from dljobs.service.spec import JobSpec, Training
 
-from .weights import copy_to_host, read_tensors, with_aliases, write_tensors
+from .plan import Plan
+from .progress import Progress
+from .weights import copy_to_host, read_metadata, read_tensors, with_aliases, write_tensors
 
-_FORMAT = 1
+_FORMAT = 2
 _KEY = "checkpoint"
 _MODEL = "model/"
 _OPTIMIZER = "optimizer/"
-
-
-@dataclass
-class Progress:
-    """How far a run has come."""
-
-    step: int = 0  # steps done since the run's beginning
-    epoch: int = 1  # the epoch in work, counted from 1
-    step_in_epoch: int = 0  # steps done in it
-    loss_sum: float = 0.0  # over the samples of this epoch that were trained on
-    num_samples: int = 0
-    best_epoch: int = 0  # 0: none yet
-    best_value: float = 0.0
-    printed_sum: float = 0.0  # of the batches' losses since the last running-loss line
-    window_sum: float = 0.0  # of the batches' losses in the stop rule's unfinished window
-    ended: str = ""  # why the training is over before its last epoch
-
-    @property
-    def worked_epoch(self) -> int:
-        """The epoch that the last step was in."""
-        return self.epoch if self.step_in_epoch else max(1, self.epoch - 1)
-
-    def next_epoch(self) -> None:
-        """Stand before the first step of the epoch that follows."""
-        self.epoch += 1
-        self.step_in_epoch, self.loss_sum, self.num_samples, self.printed_sum = 0, 0.0, 0, 0.0
+# Of a spec, what decides neither which numbers are computed nor when the training ends. How many ranks there are has a
+# field of its own.
+_WITHOUT_EFFECT = {"version", "kind", "artifact_id", "strategy", "num_devices"}
+_REPORTING = {
+    "print_every",
+    "log_every",
+    "keep_every",
+    "keep_checkpoints_every",
+    "checkpoint_every_s",
+    "checkpoint_every_steps",
+    "checkpoint_every_epochs",
+}
 
 
 @dataclass(frozen=True)
@@ -60,12 +50,12 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     aliases: dict[str, str]
-    param_groups: list[dict[str, Any]]
+    optimizer: str
     scalars: dict[str, dict[str, Any]]  # what an optimizer keeps for a parameter beside tensors
     progress: Progress
     random_states: list[str]  # of every rank, as `random_state.capture` gives them
     spec_sha256: str
-    batch_size: int
+    plan: Plan
     num_threads: int
     world_size: int
 
@@ -77,6 +67,7 @@ class Checkpoint:
         progress: Progress,
         random_states: list[str],
         spec: JobSpec,
+        plan: Plan,
     ) -> Checkpoint:
         """Copy the state of a run between two steps."""
         weights, aliases = copy_to_host(model.state_dict())
@@ -92,12 +83,12 @@ class Checkpoint:
         return cls(
             tensors=tensors,
             aliases=aliases,
-            param_groups=[{**group} for group in state["param_groups"]],
+            optimizer=spec.training.optimizer,
             scalars=scalars,
             progress=dataclasses.replace(progress),
             random_states=random_states,
             spec_sha256=spec_digest(spec),
-            batch_size=spec.training.batch_size,
+            plan=plan,
             num_threads=torch.get_num_threads(),
             world_size=len(random_states),
         )
@@ -105,7 +96,7 @@ class Checkpoint:
     def write(self, path: Path) -> None:
         """Write it whole or not at all. Raises StorageFull."""
         described = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tensors"}
-        described["progress"] = dataclasses.asdict(self.progress)
+        described |= {"progress": dataclasses.asdict(self.progress), "plan": dataclasses.asdict(self.plan)}
         write_tensors(path, self.tensors, {_KEY: json.dumps({"format": _FORMAT, **described})})
 
     @classmethod
@@ -116,19 +107,20 @@ class Checkpoint:
             CorruptArtifact: it is no whole checkpoint.
         """
         tensors, metadata = read_tensors(path)
+        described = _parse(path, metadata)
         try:
-            described = json.loads(metadata[_KEY])
-            if described.pop("format") != _FORMAT:
-                raise DljobsError(f"{path.name} was written by another release of dljobs", "submit the job anew")
-            return cls(tensors=tensors, **{**described, "progress": Progress(**described["progress"])})
-        except (KeyError, TypeError, ValueError) as error:
+            described |= {"progress": Progress(**described["progress"]), "plan": Plan(**described["plan"])}
+            return cls(tensors=tensors, **described)
+        except (KeyError, TypeError) as error:
             raise CorruptArtifact(f"{path.name} is no checkpoint of dljobs: {error!r}") from error
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Load the weights (strictly) and the optimizer's state, each on the device where it belongs.
 
+        The optimizer's options are those of the job at hand: they follow from its spec.
+
         Raises:
-            UsageError: the checkpoint is of another model or optimizer.
+            UsageError: the checkpoint is of another model.
         """
         named = {name.removeprefix(_MODEL): tensor for name, tensor in self.tensors.items() if name.startswith(_MODEL)}
         try:
@@ -148,20 +140,51 @@ class Checkpoint:
         return [what for differs, what in checks if differs]
 
     def _optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        groups = optimizer.state_dict()["param_groups"]
+        if _kind_of(optimizer) != self.optimizer:
+            return {"state": {}, "param_groups": groups}  # what another optimizer remembers means nothing to this one
         state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in self.scalars.items()}
         for name, tensor in self.tensors.items():
             if name.startswith(_OPTIMIZER):
                 index, key = name.removeprefix(_OPTIMIZER).split("/", 1)
                 state.setdefault(int(index), {})[key] = tensor
-        # JSON has no tuples (such as Adam's betas): each option takes the type it has in the new optimizer.
-        current = optimizer.state_dict()["param_groups"]
-        groups = [
-            {key: tuple(value) if isinstance(was.get(key), tuple) else value for key, value in saved.items()}
-            for saved, was in zip(self.param_groups, current, strict=True)
-        ]
         return {"state": state, "param_groups": groups}
 
 
+def read_spec_digest(path: Path) -> str:
+    """Of which spec the checkpoint is, without loading its tensors.
+
+    Raises:
+        CorruptArtifact: it is no whole checkpoint.
+    """
+    return str(_parse(path, read_metadata(path)).get("spec_sha256"))
+
+
 def spec_digest(spec: JobSpec) -> str:
-    """sha256 of a spec: whether a checkpoint is of the very same job."""
-    return hashlib.sha256(spec.to_json().encode()).hexdigest()
+    """sha256 of what a spec trains: equal for jobs that compute the same, whatever they report and keep of it.
+
+    A field that has its default is left out, so that one that a later release adds changes no digest.
+    """
+    fields = _chosen(spec) | {"training": _chosen(spec.training)}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _chosen(part: JobSpec | Training) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in dataclasses.fields(part)}
+    values = {name: getattr(part, name) for name in defaults if name not in _WITHOUT_EFFECT | _REPORTING}
+    return {name: value for name, value in values.items() if name != "training" and value != defaults[name]}
+
+
+def _kind_of(optimizer: torch.optim.Optimizer) -> str:
+    return type(optimizer).__name__.lower()
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads(metadata[_KEY])
+        written_as = described.pop("format")
+    except (KeyError, AttributeError, ValueError) as error:
+        raise CorruptArtifact(f"{path.name} is no checkpoint of dljobs: {error!r}") from error
+    if written_as != _FORMAT:
+        raise CorruptArtifact(f"{path.name} was written by another release of dljobs", "submit the job anew")
+    return described

@@ -82,6 +82,7 @@ class RunRequest:
     data_dir: str
     folder: str
     resume: str | None = None  # a checkpoint to continue from
+    resumes_other_job: bool = False  # whose settings may have been others
     state_dict: str | None = None  # the weights that a job of kind "evaluate" loads
     version: int = field(default=RUN_VERSION)
 

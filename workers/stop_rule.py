@@ -9,7 +9,7 @@ from __future__ import annotations
 from dljobs.models.catalog import TASK_METRICS, Task
 from dljobs.models.threshold import parse_threshold
 
-from .checkpoint import Progress
+from .progress import Progress
 
 WINDOW = 20  # batches
 

@@ -24,7 +24,7 @@ from dljobs.service.runs import Outcome, RunKey, end_run, mark_running
 from dljobs.service.source_files import extract_all
 from dljobs.service.spec import JobSpec
 
-from .channel import Event, request_stop
+from .channel import Control, Event, write_control
 from .folder import RunFolder, RunRequest
 from .launcher import Launch, Launcher
 from .outcome import Evidence, classify, count_out_of_memory_kills
@@ -137,7 +137,8 @@ class Supervisor:
                 self.request_stop(FailureClass.TIME_LIMIT)
             if self._stop.is_set() and not is_stop_sent:
                 assert self._evidence.stop is not None
-                request_stop(self._folder.control_json, _STOP_WORDS.get(self._evidence.stop, "drain"))
+                stop = _STOP_WORDS.get(self._evidence.stop, "drain")
+                write_control(self._folder.control_json, Control(stop=stop))
                 is_stop_sent = True
             if self._kill_at is not None and time.monotonic() > self._kill_at:
                 launch.kill()

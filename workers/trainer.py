@@ -22,11 +22,13 @@ from dljobs.errors import DljobsError, UsageError
 from .agreement import Agreement
 from .artifacts import ArtifactWriter
 from .channel import EventWriter
-from .checkpoint import Checkpoint, Progress
+from .checkpoint import Checkpoint, spec_digest
 from .folder import RunFolder, RunRequest
 from .gradient import Gradient
 from .narration import epoch_line, running_loss_line, say
 from .optimizers import build_optimizer, learning_rate, set_learning_rate
+from .plan import Plan
+from .progress import Progress
 from .random_state import capture, restore, seed_all
 from .sharding import Batches, Shard
 from .stop_rule import StopRule
@@ -35,12 +37,16 @@ from .weights import copy_to_host, digest, write_state_dict
 from .workload import evaluate_on_test, load_workload, scalars
 
 _MAX_POINTS = 2000  # recorded for the training loss of a run whose spec says nothing else
-_PROGRESS_EVERY_S = 1.0
+_PROGRESS_EVERY_S = 1.0  # also of what only tells that the run is alive
 _KEPT_BYTES = 256 << 20  # how much the state_dicts of a run may take together before some epochs are passed over
 
 
 class NonFiniteLoss(DljobsError):
     """The training has diverged."""
+
+
+class _Stop(Exception):
+    """All ranks have agreed to stop, while they evaluate."""
 
 
 class Trainer:
@@ -65,18 +71,18 @@ class Trainer:
             world_size=strategy.world_size,
             endless=self.workload.data.endless,
         )
-        all_steps = self.training.epochs * self.batches.steps_per_epoch
-        self.total_steps = min(all_steps, self.training.max_steps or all_steps)
-        self.last_epoch = self.planned_epochs = math.ceil(self.total_steps / self.batches.steps_per_epoch)
+        self.progress = Progress()
+        self._follow(Plan.onward(self.training, self.batches, self.progress))
         self.until = StopRule(self.training.until, self.workload.data.task)
         self.log_every = self.training.log_every or math.ceil(self.total_steps / _MAX_POINTS)
-        self.progress = Progress()
         folder = RunFolder(Path(request.folder))
-        self.agreement = Agreement(strategy, folder.control_json, self.training.checkpoint_every_s)
         self.artifacts = ArtifactWriter(folder.artifacts, channel) if strategy.rank == 0 else None
+        self.agreement = Agreement(
+            strategy, folder.control_json, self.training.checkpoint_every_s, self._is_writing_checkpoint
+        )
         self.result: dict[str, Any] | None = None  # of the last evaluation
         self.num_steps_here = 0
-        self._progress_at = 0.0
+        self._progress_at = self._alive_at = 0.0
         self._keep_every = self.training.keep_every or self._keep_every_by_size()
 
     def run(self) -> None:
@@ -95,11 +101,20 @@ class Trainer:
                 self._step(shard)
                 if self._ranks_meet() and self._agree():
                     return
-            self._end_epoch()
+            if self._end_epoch():
+                return
         self._finish()
 
+    def _follow(self, plan: Plan) -> None:
+        self.plan = plan
+        self.total_steps, self.last_epoch = plan.steps, plan.epochs  # less, where a stop rule ends the training early
+
     def _begin(self) -> None:
-        """Announce the plan, and take up a checkpoint or seed each rank's own randomness."""
+        """Take up a checkpoint or seed each rank's own randomness, and announce the plan."""
+        # Weights are the same everywhere; what is drawn in training (dropout) differs between the ranks.
+        seed_all(self.training.seed, 1 + self.strategy.rank)
+        if self.request.resume:
+            self._resume(Path(self.request.resume))
         self._emit(
             "plan",
             total_steps=self.total_steps,
@@ -109,10 +124,6 @@ class Trainer:
             num_train=len(self.workload.data.train),
             num_test=len(self.workload.data.test),
         )
-        # Weights are the same everywhere; what is drawn in training (dropout) differs between the ranks.
-        seed_all(self.training.seed, 1 + self.strategy.rank)
-        if self.request.resume:
-            self._resume(Path(self.request.resume))
         self.wrapped.train()
         self.agreement.restart_clock()
         self._emit("stage", text="training")
@@ -130,7 +141,7 @@ class Trainer:
         loss_sum = self.gradient.compute(shard)
         if self.training.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
-        set_learning_rate(self.optimizer, learning_rate(self.training, self.progress.step + 1, self.total_steps))
+        set_learning_rate(self.optimizer, learning_rate(self.training, self.progress.step + 1, self.plan.steps))
         self.optimizer.step()
         self.progress.step += 1
         self.progress.step_in_epoch += 1
@@ -138,6 +149,10 @@ class Trainer:
         self.agreement.record(loss_sum, shard.num_global)
 
     def _ranks_meet(self) -> bool:
+        every = self.training.checkpoint_every_steps
+        if every and self.progress.step % every == 0:
+            self.agreement.owe_checkpoint()
+            return True
         return self._epoch_is_over() or self.agreement.is_due() or self.until.is_due(self.progress.step)
 
     def _epoch_is_over(self) -> bool:
@@ -152,15 +167,19 @@ class Trainer:
         if is_first:
             self._emit("first_step")
         if time.monotonic() - self._progress_at >= _PROGRESS_EVERY_S or self.progress.step == self.total_steps:
-            self._progress_at = time.monotonic()
+            self._progress_at = self._alive_at = time.monotonic()
             progress = {"step": self.progress.step, "total_steps": self.total_steps, "epoch": self.progress.epoch}
             self._emit("progress", **progress, steps_per_s=round(agreed.steps_per_s, 3))
-        if agreed.wants_checkpoint:
+        # At the end of an epoch the one that follows its evaluation is worth more.
+        if agreed.wants_checkpoint and (agreed.stop or not self._epoch_leaves_checkpoint()):
             self._checkpoint()
         if agreed.stop:
-            self._flush()
-            self._emit("stopped", step=self.progress.step, reason=self.agreement.reason)
+            self._say_stopped()
         return agreed.stop
+
+    def _say_stopped(self) -> None:
+        self._flush()
+        self._emit("stopped", step=self.progress.step, reason=self.agreement.reason)
 
     def _account(self, losses: list[tuple[float, int]]) -> None:
         """Add up, judge and record the losses of the last steps, all of one epoch.
@@ -202,27 +221,57 @@ class Trainer:
         clip = "" if self.training.clip_norm else ", or --set clip_norm=1"
         return f"try a smaller --lr (it is {self.training.lr:g}){clip}; or the data hold values that are not finite"
 
-    def _end_epoch(self) -> None:
-        """Evaluate, keep the weights, and leave a checkpoint that stands before the next epoch."""
-        progress = self.progress
+    def _epoch_leaves_checkpoint(self) -> bool:
+        """Whether the last step has ended an epoch that leaves a checkpoint."""
+        every, epoch = self.training.checkpoint_every_epochs, self.progress.epoch
+        return self._epoch_is_over() and (epoch == self.last_epoch or bool(every and epoch % every == 0))
+
+    def _end_epoch(self) -> bool:
+        """Evaluate, keep the weights, and leave a checkpoint before the next epoch; True if the run stops here."""
+        progress, leaves_checkpoint = self.progress, self._epoch_leaves_checkpoint()
+        is_last = progress.epoch == self.last_epoch
         # A summed loss is one of a batch: of these the mean, as of samples where it is averaged.
         num = progress.num_samples if self.workload.loss.averaged else progress.step_in_epoch
         epoch_loss = progress.loss_sum / num
         where = {"step": progress.step, "epoch": progress.epoch}
         self._emit("metrics", **where, split="train", values={"epoch_loss": epoch_loss})
-        values = self._evaluate_and_keep(progress.epoch)
+        random_state = capture()
+        try:
+            values = self._evaluate_and_keep(progress.epoch)
+        except _Stop:
+            # As after the epoch's last step: whoever continues evaluates from the beginning.
+            restore(random_state)
+            if self.agreement.ask(lambda: self.agreement.reason != "cancel"):
+                self._checkpoint()
+            self._say_stopped()
+            return True
         now = time.monotonic()
         took, self._epoch_started_at = now - self._epoch_started_at, now
         metric = self.spec.metric
-        self._say(epoch_line(progress.epoch, self.planned_epochs, epoch_loss, metric, values[metric], took))
+        self._say(epoch_line(progress.epoch, self.plan.epochs, epoch_loss, metric, values[metric], took))
+        is_best = progress.best_epoch == progress.epoch
         progress.next_epoch()
-        self._checkpoint()
+        # Never two at once; but a run is not over before its last checkpoint is on its way.
+        if leaves_checkpoint and self.agreement.is_writing() and not is_last:
+            self.agreement.owe_checkpoint()
+        elif leaves_checkpoint:
+            self._checkpoint(values, best=is_best)
         self.agreement.restart_clock()
+        return False
+
+    def _look_up(self) -> None:
+        """Between two batches of an evaluation."""
+        if time.monotonic() - self._alive_at >= _PROGRESS_EVERY_S:
+            self._alive_at = time.monotonic()
+            self._emit("alive")
+        if self.agreement.must_stop():
+            raise _Stop
 
     def _evaluate_and_keep(self, epoch: int) -> dict[str, float]:
         """Evaluate over all ranks; save the state_dict if the epoch is the best so far, the last, or one to keep."""
         progress, spec = self.progress, self.spec
-        result, _ = evaluate_on_test(self.workload, self.wrapped, self.strategy, self.training.batch_size)
+        size = self.training.batch_size
+        result, _ = evaluate_on_test(self.workload, self.wrapped, self.strategy, size, self._look_up)
         values = scalars(result)
         if spec.metric not in values:
             if result["loss"] is None:
@@ -248,7 +297,11 @@ class Trainer:
 
     def _finish(self) -> None:
         if self.result is None:  # resumed from a checkpoint behind the last epoch
-            self._evaluate_and_keep(self.last_epoch)
+            try:
+                self._evaluate_and_keep(self.last_epoch)
+            except _Stop:
+                self._say_stopped()
+                return
         self._flush()
         seconds = time.monotonic() - self._started_at
         ended = self._describe_end()
@@ -275,38 +328,55 @@ class Trainer:
         self._say(how)
         return {"until": how}
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, metrics: dict[str, float] | None = None, *, best: bool = False) -> None:
         """Save everything that continues the run from here; a full disk costs the checkpoint, not the run."""
         random_states = self.strategy.gather(capture())
         self.agreement.checkpoint_saved()
         if self.artifacts:
-            saved = Checkpoint.capture(self.model, self.optimizer, self.progress, random_states, self.spec)
+            save = self._capture(random_states).write
             event = {"kind": "checkpoint", "name": f"step-{self.progress.step}", "step": self.progress.step}
-            epoch = self.progress.worked_epoch
-            self.artifacts.write(saved.write, {**event, "epoch": epoch, "metrics": {}, "best": False})
+            event |= {"epoch": self.progress.worked_epoch, "metrics": metrics or {}, "best": best}
+            self.artifacts.write(save, {**event, "answers": self.agreement.answers})
+
+    def _capture(self, random_states: list[str]) -> Checkpoint:
+        return Checkpoint.capture(self.model, self.optimizer, self.progress, random_states, self.spec, self.plan)
+
+    def _is_writing_checkpoint(self) -> bool:
+        return self.artifacts is not None and self.artifacts.is_writing("checkpoint")
 
     def _resume(self, path: Path) -> None:
         """Continue from a checkpoint: exactly, if it is of the same job with the same ranks and threads."""
         saved = Checkpoint.read(path)
-        if saved.progress.step_in_epoch and saved.batch_size != self.training.batch_size:
+        if saved.progress.step_in_epoch and (others := self.plan.other_order(saved.plan)):
             raise UsageError(
-                f"the checkpoint was cut in mid-epoch with a batch size of {saved.batch_size}, this job's is "
-                f"{self.training.batch_size}: the rest of the epoch would be other samples",
-                hint="resume from the checkpoint of an epoch's end, or keep the batch size",
+                f"the checkpoint was cut in mid-epoch, and the rest of the epoch would be other samples: {others}",
+                hint="continue from the checkpoint of an epoch's end, or keep what decides the order of the samples",
             )
         self.strategy.warm_up(self.wrapped, self.workload.data.train.batch(torch.arange(2))[0].to(self.strategy.device))
         saved.restore(self.model, self.optimizer)
-        self.progress = saved.progress
-        if self.progress.ended:
-            self._end_here(self.progress.ended)
+        differences = saved.differences(self.spec, self.strategy.world_size)
+        self._take_up(saved)
         rank, world_size = self.strategy.rank, self.strategy.world_size
         if saved.world_size == world_size:
             restore(saved.random_states[rank])
         else:
             seed_all(self.training.seed, 1 + rank, self.progress.step)
-        differences = saved.differences(self.spec, world_size)
         exactly = f"not bit by bit ({'; '.join(differences)})" if differences else "exactly"
         self._say(f"continuing after step {self.progress.step}, {exactly}")
+
+    def _take_up(self, saved: Checkpoint) -> None:
+        """Stand where the checkpoint stood; under other settings, with what these leave to do."""
+        self.progress = progress = saved.progress
+        if self.request.resumes_other_job:
+            progress.best_epoch, progress.best_value = 0, 0.0  # those weights are the other job's
+        if saved.spec_sha256 == spec_digest(self.spec):
+            self._follow(saved.plan)
+            if progress.ended:
+                self._end_here(progress.ended)
+        else:
+            # The stop rule may be another one: it is judged anew, from the next whole window of losses on.
+            progress.ended, progress.window_sum = "", math.nan
+            self._follow(Plan.onward(self.training, self.batches, progress))
 
     def _keep_every_by_size(self) -> int:
         num_bytes: int = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())

@@ -72,6 +72,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CorruptArtifact(f"{path.name} cannot be read as safetensors: {error}") from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        CorruptArtifact: it is no whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CorruptArtifact(f"{path.name} cannot be read as safetensors: {error}") from error
+
+
 def with_aliases(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, Tensor]:
     """Put the names back that `copy_to_host` left out."""
     return {**tensors, **{name: tensors[kept] for name, kept in aliases.items()}}

@@ -6,10 +6,12 @@ What training and evaluation have in common. It knows neither optimizers nor ste
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dljobs.models import published_weights
@@ -55,12 +57,21 @@ def load_workload(request: RunRequest, strategy: Strategy, channel: EventWriter)
 
 
 def evaluate_on_test(
-    workload: Workload, wrapped: nn.Module, strategy: Strategy, batch_size: int
+    workload: Workload,
+    wrapped: nn.Module,
+    strategy: Strategy,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], Tally]:
-    """Evaluate the whole test split, each sample on one rank; all ranks return the same result."""
+    """Evaluate the whole test split, each sample on one rank; all ranks return the same result.
+
+    Args:
+        after_batch: called equally often on all ranks, so that they may agree on something in it.
+    """
     strategy.broadcast_buffers(workload.model)
     data = workload.data
     indices = shard_indices(len(data.test), strategy.rank, strategy.world_size)
+    size = max(_MIN_EVALUATION_BATCH, batch_size // strategy.world_size)
     counted = tally(
         strategy.without_collectives(workload.model, wrapped),
         data.test,
@@ -68,8 +79,12 @@ def evaluate_on_test(
         workload.loss,
         data,
         strategy.device,
-        max(_MIN_EVALUATION_BATCH, batch_size // strategy.world_size),
+        size,
+        after_batch,
     )
+    first = shard_indices(len(data.test), 0, strategy.world_size)  # the longest
+    for _ in range(len(torch.split(first, size)) - len(torch.split(indices, size))):
+        after_batch()
     over_all = counted.with_tensor(strategy.all_sum(counted.to_tensor()))
     return over_all.result(), over_all
 

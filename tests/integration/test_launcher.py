@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dljobs.workers.channel import request_stop
+from dljobs.workers.channel import Control, write_control
 from dljobs.workers.launcher import Launch, Launcher
 from tests.small_jobs import events_of, write_small
 from tests.waiting import wait_until
@@ -168,7 +168,7 @@ def test_output_of_all_kinds_is_in_the_log_at_once(launcher: Launcher, tmp_path:
 def test_a_stop_request_ends_all_ranks_well(launcher: Launcher, tmp_path: Path) -> None:
     launch = launcher.launch(write_small(tmp_path, "is-slow", 2, epochs=1000), 2)
     wait_until(lambda: events_of(launch.folder, type_="first_step"), 30, "the first step")
-    request_stop(launch.folder.control_json, "cancel")
+    write_control(launch.folder.control_json, Control(stop="cancel"))
     assert launch.wait(10)
     assert [end.exitcode for end in launch.exits] == [0, 0]
     assert events_of(launch.folder)[-1]["type"] == "stopped"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dljobs.workers.channel import request_stop
+from dljobs.workers.channel import Control, write_control
 from dljobs.workers.folder import RunFolder
 from dljobs.workers.launcher import Launcher
 from tests.small_jobs import events_of, train_losses, write_small
@@ -27,7 +27,7 @@ def stop_after_first_step(launcher: Launcher, folder: Path, world_size: int, **c
     """Drain a run as soon as it has begun; its last checkpoint, and the step of that."""
     prepared = write_small(folder, "dropout-slow", world_size, **{**CHANGES, **changes})
     launch = launcher.launch(prepared, world_size)
-    request_stop(prepared.control_json, "drain")
+    write_control(prepared.control_json, Control(stop="drain"))
     assert launch.wait(TIMEOUT_S)
     (stopped,) = events_of(prepared, type_="stopped")
     checkpoint = events_of(prepared, type_="artifact")[-1]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dljobs.workers import agreement
 from dljobs.workers.agreement import Agreement
-from dljobs.workers.channel import request_stop
+from dljobs.workers.channel import Control, write_control
 from dljobs.workers.strategies import Strategy
 
 
@@ -73,7 +73,7 @@ def test_a_stop_wants_a_checkpoint_unless_the_job_is_cancelled(tmp_path: Path, c
         ours = alone(tmp_path / "control.json", checkpoint_every_s=0.0)
         (tmp_path / "control.json").unlink(missing_ok=True)
         assert not ours.reach().stop
-        request_stop(tmp_path / "control.json", reason)
+        write_control(tmp_path / "control.json", Control(stop=reason))
         agreed = ours.reach()
         assert (agreed.stop, agreed.wants_checkpoint, ours.reason) == (True, wants_checkpoint, reason)
 
@@ -89,7 +89,7 @@ def test_checkpoints_come_due_by_time(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_other_ranks_follow_rank_0_and_read_no_file(tmp_path: Path, clock: Clock) -> None:
-    request_stop(tmp_path / "control.json", "cancel")
+    write_control(tmp_path / "control.json", Control(stop="cancel"))
     strategy = Meeting(1, 2, 1, torch.device("cpu"))
     ours = Agreement(strategy, tmp_path / "control.json", 0.0)
     ours.record(torch.tensor(2.0), 8)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dljobs.workers.channel import MAX_LINE_BYTES, EventWriter, read_events, read_stop, request_stop
+from dljobs.workers.channel import MAX_LINE_BYTES, Control, EventWriter, read_control, read_events, write_control
 
 
 def test_events_come_back_in_order_with_their_offset(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_with_no_room_events_wait_and_lines_stay_whole(tmp_path: Path, monkeypat
     assert [event["type"] for event in read_events(tmp_path / "events")[0]] == ["first", "second", "third"]
 
 
-def test_stop_requests(tmp_path: Path) -> None:
+def test_requests(tmp_path: Path) -> None:
     path = tmp_path / "control.json"
-    assert read_stop(path) is None
-    request_stop(path, "drain")
-    assert read_stop(path) == "drain"
-    for broken in ("", "{", "[]", '{"stop": 3}', '{"stop": ""}'):
+    assert read_control(path) == Control()
+    write_control(path, Control(stop="drain", checkpoint=12.5))
+    assert read_control(path) == Control("drain", 12.5)
+    for broken in ("", "{", "[]", '{"stop": "", "checkpoint": []}', '{"checkpoint": "soon"}'):
         path.write_text(broken)
-        assert read_stop(path) is None
+        assert read_control(path) == Control()

@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from dljobs.errors import CorruptArtifact, DljobsError, UsageError
+from dljobs.errors import CorruptArtifact, UsageError
 from dljobs.service.spec import OptimizerName, Training
-from dljobs.workers.checkpoint import Checkpoint, Progress
+from dljobs.workers.checkpoint import Checkpoint
 from dljobs.workers.optimizers import build_optimizer
+from dljobs.workers.plan import Plan
+from dljobs.workers.progress import Progress
 from dljobs.workers.random_state import capture, restore, seed_all
 from dljobs.workers.weights import digest, write_tensors
 from tests.small_jobs import small_request
+
+PLAN = Plan(steps=12, epochs=3, num_samples=50, batch_size=16, seed=5)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -33,14 +37,14 @@ def new_model() -> nn.Module:
 
 @pytest.mark.parametrize("name", typing.get_args(OptimizerName))
 def test_a_restored_run_goes_on_bit_by_bit(tmp_path: Path, name: OptimizerName) -> None:
-    training = Training(optimizer=name, momentum=0.9, weight_decay=0.01)
-    spec = small_request(tmp_path).spec
+    spec = small_request(tmp_path, optimizer=name, momentum=0.9, weight_decay=0.01).spec
+    training = spec.training
     seed_all(1)
     model = new_model()
     optimizer = build_optimizer(training, model.parameters())
     train(model, optimizer, range(3))
     progress = Progress(step=3, epoch=2, step_in_epoch=1, loss_sum=0.1, num_samples=24, best_epoch=1, best_value=0.3)
-    saved = Checkpoint.capture(model, optimizer, progress, [capture()], spec)
+    saved = Checkpoint.capture(model, optimizer, progress, [capture()], spec, PLAN)
     train(model, optimizer, range(3, 6))  # must not change what was captured
     saved.write(tmp_path / "step-3.safetensors")
 
@@ -54,6 +58,8 @@ def test_a_restored_run_goes_on_bit_by_bit(tmp_path: Path, name: OptimizerName) 
     assert digest(other.state_dict()) == digest(model.state_dict())
     assert read.progress == progress
     assert read.differences(spec, world_size=1) == []
+    quieter = dataclasses.replace(spec, training=dataclasses.replace(training, log_every=7, checkpoint_every_steps=2))
+    assert read.differences(quieter, world_size=1) == [], "what a job reports changes nothing"
     changed = dataclasses.replace(spec, training=Training(lr=0.5))
     assert read.differences(changed, world_size=2) == ["1 ranks then, 2 now", "another spec"]
 
@@ -90,7 +96,7 @@ def test_seeding_depends_on_every_part() -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     model = new_model()
     optimizer = build_optimizer(Training(), model.parameters())
-    saved = Checkpoint.capture(model, optimizer, Progress(), [capture()], small_request(tmp_path).spec)
+    saved = Checkpoint.capture(model, optimizer, Progress(), [capture()], small_request(tmp_path).spec, PLAN)
     for other in (nn.Linear(6, 2), nn.Sequential(nn.Linear(6, 7), nn.BatchNorm1d(7), nn.Dropout(), nn.Linear(7, 2))):
         with pytest.raises(UsageError, match="does not fit"):
             saved.restore(other, build_optimizer(Training(), other.parameters()))
@@ -108,7 +114,7 @@ def test_what_is_no_checkpoint_is_called_so(tmp_path: Path) -> None:
         with pytest.raises(error):
             Checkpoint.read(path)
     write_tensors(path, {"a": torch.ones(1)}, {"checkpoint": '{"format": 99}'})
-    with pytest.raises(DljobsError, match="another release"):
+    with pytest.raises(CorruptArtifact, match="another release"):
         Checkpoint.read(path)
 
 
@@ -116,7 +122,7 @@ def test_a_cut_checkpoint_is_corrupt(tmp_path: Path) -> None:
     model = new_model()
     optimizer = build_optimizer(Training(), model.parameters())
     path = tmp_path / "file"
-    Checkpoint.capture(model, optimizer, Progress(), [capture()], small_request(tmp_path).spec).write(path)
+    Checkpoint.capture(model, optimizer, Progress(), [capture()], small_request(tmp_path).spec, PLAN).write(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptArtifact):
         Checkpoint.read(path)
