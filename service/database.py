@@ -32,6 +32,7 @@ class Database:
         self.engine = _create_engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(dljobs_write=True)
+        self._careless_writer = self.engine.execution_options(dljobs_write=True, dljobs_durable=False)
         # SQLite's readers always see one moment.
         one_moment = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reader = self.engine.execution_options(**one_moment)
@@ -43,13 +44,20 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
         """A transaction that commits at the end of the block, or not at all.
 
         On SQLite it takes the write lock at once: a transaction that reads first and writes later would fail with
         "database is locked" whatever the busy timeout, because its snapshot may be stale by then.
+
+        Args:
+            durable: False spares the wait for the disk: a power cut may undo the transaction, unless a durable one came
+                after it, which makes all before it last. Nothing is ever undone in part, or in another order.
         """
-        with self._translated(), self._writer.begin() as connection:
+        writer = self._writer if durable else self._careless_writer
+        with self._translated(), writer.begin() as connection:
+            if not durable and not self.is_sqlite:
+                connection.execute(text("SET LOCAL synchronous_commit = off"))
             yield connection
 
     def close(self) -> None:
@@ -134,8 +142,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writing = connection.get_execution_options().get("dljobs_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    options = connection.get_execution_options()
+    if options.get("dljobs_write"):
+        # NORMAL syncs the log only before it is moved into the file; FULL syncs all of it at each commit.
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('dljobs_durable', True) else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("dljobs_write") else "BEGIN")
 
 
 class Lock(IntEnum):
