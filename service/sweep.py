@@ -13,12 +13,12 @@ from pathlib import Path
 
 from dljobs.errors import StaleToken
 
-from . import artifacts, leases, registration, runs
+from . import leases, registration, runs
 from .database import Database
 from .failures import FailureClass
+from .garbage import collect_garbage
 from .runs import Outcome
 
-STALE_STAGING_S = 3600.0
 WAL_CHECKPOINT_BYTES = 8 * 1024 * 1024
 
 
@@ -55,9 +55,8 @@ def end_runs_of_restarted(database: Database, worker_id: int, *, actor: str) -> 
 
 
 def tidy(database: Database) -> None:
-    """Remove the chunks of uploads that were never finished."""
-    with database.write() as connection:
-        artifacts.drop_stale_staging(connection, STALE_STAGING_S)
+    """Remove what uploads that were never finished have left."""
+    collect_garbage(database)
 
 
 def checkpoint_wal(database: Database) -> None:

@@ -305,13 +305,26 @@ artifacts = Table(
     sqlite_autoincrement=True,
 )
 
-artifact_chunks = Table(
-    "artifact_chunks",
+# Bytes of artifacts, each kept once: at most 4 MiB under their BLAKE3 digest (blobs.py).
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("stored_at", Double, nullable=False),
+    Column("damaged_at", Double),  # when a reader found that the bytes do not match
+    Column("data", LargeBinary, nullable=False),
+)
+
+# The blobs of an artifact: one after the other by `number`, they are its file.
+artifact_blobs = Table(
+    "artifact_blobs",
     metadata,
     Column("artifact_id", ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("digest", String(64), nullable=False),
-    Column("data", LargeBinary, nullable=False),
+    Column("digest", ForeignKey("blobs.digest"), nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Index(None, "digest"),
 )
 
 evaluations = Table(

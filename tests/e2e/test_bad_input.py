@@ -168,18 +168,20 @@ def test_a_nan_loss_names_its_step(dljobs: CommandLine) -> None:
     assert len(job["runs"]) == 1, "a user's fault is not retried"
 
 
-def test_a_corrupt_chunk_is_found_before_it_is_used(dljobs: CommandLine, service: Cluster, tmp_path: Path) -> None:
+def test_a_corrupt_blob_is_found_before_it_is_used(dljobs: CommandLine, service: Cluster, tmp_path: Path) -> None:
     job_id = dljobs.submit("lenet", *SHORT, "--wait")
     target = tmp_path / "weights.safetensors"
     (artifact,) = [a for a in dljobs.json("artifacts", job_id)["artifacts"] if a["kind"] == "state_dict"]
     with service.database.write() as connection:
         connection.exec_driver_sql(
-            "UPDATE artifact_chunks SET data = zeroblob(length(data)) WHERE artifact_id = ?", (artifact["id"],)
+            "UPDATE blobs SET data = zeroblob(length(data))"
+            " WHERE digest IN (SELECT digest FROM artifact_blobs WHERE artifact_id = ?)",
+            (artifact["id"],),
         )
     for command in (("export", job_id, "-o", target), ("eval", job_id)):
         done = dljobs(*command)
         assert done.returncode == 1
-        assert "is corrupt: chunk 0 does not match its digest" in done.stderr
+        assert "is corrupt: blob 0 does not match its digest" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select, text, update
+from sqlalchemy import Connection, event, func, select, text, update
 
 from dljobs.errors import CorruptArtifact, NotFound, StorageFull
+from dljobs.service import artifact_reader, cutting
 from dljobs.service import artifacts as store_module
-from dljobs.service.artifacts import ArtifactStore, Description, drop_stale_staging, get_artifact, list_artifacts
-from dljobs.service.clock import now
+from dljobs.service import blobs as blobs_module
+from dljobs.service.artifacts import ArtifactStore, Description, get_artifact, list_artifacts
+from dljobs.service.blobs import digest_of
 from dljobs.service.database import Database, open_database
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
-from dljobs.service.tables import artifact_chunks, artifacts
+from dljobs.service.tables import artifacts, blobs
 from tests.databases import settings_for
 from tests.waiting import wait_until
 
 from .rows import end, place_again, run_it, start, states
 
-SMALL_CHUNK = 1000
+SMALL = 1000
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "CHUNK_BYTES", SMALL_CHUNK)
+def small_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (artifact_reader, cutting, store_module):
+        monkeypatch.setattr(module, "BLOB_BYTES", SMALL)
 
 
 def write_file(folder: Path, size: int, seed: int = 0) -> Path:
     path = folder / f"file-{size}-{seed}"
-    block = hashlib.sha512(str(seed).encode()).digest() + bytes(range(256))
-    path.write_bytes((block * (size // len(block) + 1))[:size])
+    path.write_bytes(random.Random(seed).randbytes(size))
     return path
 
 
@@ -54,37 +56,38 @@ def listed(database: Database, job_id: int) -> list[str]:
 
 
 def count_rows(database: Database) -> tuple[int, int]:
-    """Rows of artifacts in whatever state, and their chunks."""
+    """Rows of artifacts in whatever state, and blobs."""
     with database.read() as connection:
-        tables = (artifacts, artifact_chunks)
-        num_artifacts, num_chunks = (connection.scalar(select(func.count()).select_from(table)) for table in tables)
-    assert num_artifacts is not None
-    assert num_chunks is not None
-    return num_artifacts, num_chunks
+        num_artifacts, num_blobs = (
+            connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (artifacts, blobs)
+        )
+    return num_artifacts, num_blobs
 
 
-@pytest.mark.parametrize("size", [0, 1, SMALL_CHUNK - 1, SMALL_CHUNK, SMALL_CHUNK + 1, 7 * SMALL_CHUNK + 13])
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("size", [0, 1, SMALL - 1, SMALL, SMALL + 1, 7 * SMALL + 13])
+@pytest.mark.usefixtures("small_blobs")
 def test_bytes_come_back(database: Database, tmp_path: Path, size: int) -> None:
     job_id, key = start(database)
     path = write_file(tmp_path, size)
     artifact_id = put(database, key, path)
     ArtifactStore(database).fetch(artifact_id, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
-    assert count_rows(database)[1] == -(-size // SMALL_CHUNK)
+    assert count_rows(database)[1] == -(-size // SMALL)
     with database.read() as connection:
         [row] = list_artifacts(connection, job_id)
     assert row["size_bytes"] == size
-    assert row["digest"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    content = path.read_bytes()
+    pieces = [content[start : start + SMALL] for start in range(0, size, SMALL)]
+    assert row["digest"] == digest_of("".join(map(digest_of, pieces)).encode())
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_file()) == ["back", path.name]
 
 
-def test_chunks_of_the_true_size(database: Database, tmp_path: Path) -> None:
+def test_blobs_of_the_true_size(database: Database, tmp_path: Path) -> None:
     _job, key = start(database)
-    path = write_file(tmp_path, 2 * store_module.CHUNK_BYTES + 5)
+    path = write_file(tmp_path, 2 * cutting.BLOB_BYTES + 5)
     artifact_id = put(database, key, path)
     sizes = [len(chunk) for chunk in ArtifactStore(database).chunks(artifact_id)]
-    assert sizes == [store_module.CHUNK_BYTES] * 2 + [5]
+    assert sizes == [cutting.BLOB_BYTES] * 2 + [5]
 
 
 def test_what_is_known_of_an_artifact(database: Database, tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def put_from(url: str, run_id: int, token: str, path: str) -> None:
 def test_kill_9_in_mid_upload_leaves_nothing_visible(
     database: Database, database_settings: Settings, tmp_path: Path
 ) -> None:
-    """The file is a pipe that ends after one chunk and a half: there the writer is killed."""
+    """The file is a pipe that ends after two blobs and a half: there the writer is killed."""
     job_id, key = start(database)
     os.mkfifo(tmp_path / "pipe")
     code = f"import sys; from {__name__} import put_from as p; p(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])"
@@ -141,9 +144,9 @@ def test_kill_9_in_mid_upload_leaves_nothing_visible(
     with subprocess.Popen([*command, str(tmp_path / "pipe")]) as writer:
         try:
             with (tmp_path / "pipe").open("wb") as pipe:
-                pipe.write(b"x" * (store_module.CHUNK_BYTES * 3 // 2))
+                pipe.write(b"x" * (cutting.BLOB_BYTES * 5 // 2))
                 pipe.flush()
-                wait_until(lambda: count_rows(database) == (1, 1), 30, "the first chunk is in the database")
+                wait_until(lambda: count_rows(database) == (1, 1), 30, "the first blob is in the database")
                 assert listed(database, job_id) == []
         finally:
             writer.send_signal(signal.SIGKILL)
@@ -163,26 +166,7 @@ def test_kill_9_in_mid_upload_leaves_nothing_visible(
     assert count_rows(database) == (1, 1)
 
 
-def test_what_a_dead_writer_left_is_tidied_once_its_run_is_over(database: Database, tmp_path: Path) -> None:
-    _job, key = start(database)
-    put(database, key, write_file(tmp_path, 10), "whole")
-    with pytest.raises(IsADirectoryError):
-        put(database, key, tmp_path, "half")
-
-    def drop(older_than_s: float) -> int:
-        with database.write() as connection:
-            return drop_stale_staging(connection, older_than_s)
-
-    with database.write() as connection:
-        connection.execute(update(artifacts).values(created_at=now() - 100))
-    assert drop(50) == 0  # its run may still be writing it
-    end(database, key, Outcome(None, "trained"))
-    assert drop(3600) == 0
-    assert drop(50) == 1
-    assert count_rows(database) == (1, 1)
-
-
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_blobs")
 def test_a_failed_second_upload_leaves_the_first_whole(database: Database, tmp_path: Path) -> None:
     job_id, key = start(database)
     first = write_file(tmp_path, 1500, seed=1)
@@ -201,38 +185,33 @@ def test_a_failed_second_upload_leaves_the_first_whole(database: Database, tmp_p
 # Readers
 
 
-TRUE_DIGEST_OF_NOTHING = hashlib.sha256(b"").hexdigest()
-
-
 @pytest.mark.parametrize(
     ("harm", "complaint"),
     [
-        ("UPDATE artifact_chunks SET data = :junk WHERE number = 1", "chunk 1 does not match its digest"),
-        ("UPDATE artifact_chunks SET digest = 'junk' WHERE number = 2", "chunk 2 does not match its digest"),
-        ("DELETE FROM artifact_chunks WHERE number = 1", "chunk 1 is missing"),
-        ("DELETE FROM artifact_chunks WHERE number = 3", "chunk 3 is missing"),
+        ("UPDATE blobs SET data = :junk WHERE digest = :second", "blob 1 does not match its digest"),
+        ("UPDATE blobs SET data = :nothing WHERE digest = :second", "blob 1 does not match its digest"),
+        ("DELETE FROM artifact_blobs WHERE number = 1", "the list of its blobs does not match its digest"),
+        ("DELETE FROM artifact_blobs WHERE number = 3", "the list of its blobs does not match its digest"),
         (
-            "UPDATE artifact_chunks SET number = 9 WHERE number = 0;"
-            "UPDATE artifact_chunks SET number = 0 WHERE number = 1;"
-            "UPDATE artifact_chunks SET number = 1 WHERE number = 9",
-            "its digest does not match",
+            "UPDATE artifact_blobs SET number = 9 WHERE number = 0;"
+            "UPDATE artifact_blobs SET number = 0 WHERE number = 1;"
+            "UPDATE artifact_blobs SET number = 1 WHERE number = 9",
+            "the list of its blobs does not match its digest",
         ),
-        ("UPDATE artifacts SET digest = 'junk'", "its digest does not match"),
-        ("UPDATE artifacts SET size_bytes = size_bytes + 1", "chunk 4 is missing"),
-        ("UPDATE artifacts SET size_bytes = 1500", "its digest does not match"),
-        (
-            f"UPDATE artifact_chunks SET data = :nothing, digest = '{TRUE_DIGEST_OF_NOTHING}' WHERE number = 3",
-            "is missing",
-        ),
+        ("UPDATE artifacts SET digest = 'junk'", "the list of its blobs does not match its digest"),
+        ("UPDATE artifacts SET size_bytes = size_bytes + 1", "the list of its blobs does not match its digest"),
+        ("UPDATE artifact_blobs SET size_bytes = 2 - size_bytes", "the list of its blobs does not match its digest"),
     ],
 )
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_blobs")
 def test_damage_is_never_handed_out(database: Database, tmp_path: Path, harm: str, complaint: str) -> None:
     _job, key = start(database)
-    artifact_id = put(database, key, write_file(tmp_path, 3500))
+    path = write_file(tmp_path, 3500)
+    artifact_id = put(database, key, path)
+    values = {"junk": b"junk", "nothing": b"", "second": digest_of(path.read_bytes()[SMALL : 2 * SMALL])}
     with database.write() as connection:
         for statement in harm.split(";"):
-            connection.execute(text(statement), {"junk": b"junk", "nothing": b""})
+            connection.execute(text(statement), {name: values[name] for name in values if f":{name}" in statement})
     target = tmp_path / "folder" / "back"
     target.parent.mkdir()
     target.write_bytes(b"what was there before")
@@ -249,7 +228,7 @@ def test_what_is_not_there(database: Database, tmp_path: Path) -> None:
     assert not any(path.is_file() for path in tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.usefixtures("small_blobs")
 def test_an_artifact_that_is_dropped_while_it_is_read_is_gone_not_corrupt(database: Database, tmp_path: Path) -> None:
     _job, key = start(database)
     store = ArtifactStore(database)
@@ -326,7 +305,7 @@ def fill_up_and_go_on(
     if ballast is not None:
         ballast.write_bytes(b"x" * 3 * 2**20)
     with pytest.raises(StorageFull, match=r"has no room left") as caught:
-        put(database, key, write_file(tmp_path, 3 * store_module.CHUNK_BYTES), "large")
+        put(database, key, write_file(tmp_path, 3 * cutting.BLOB_BYTES), "large")
     assert "space" in caught.value.hint
     assert listed(database, job_id) == ["early"]
     if ballast is not None:
@@ -344,50 +323,54 @@ def fill_up_and_go_on(
     database.close()
 
 
-@pytest.mark.usefixtures("small_chunks")
-def test_a_part_is_read_from_the_chunks_that_hold_it(database: Database, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_blobs")
+def test_a_part_is_read_from_the_blobs_that_hold_it(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _job, key = start(database)
-    path = write_file(tmp_path, 3 * SMALL_CHUNK + 7)
+    path = write_file(tmp_path, 3 * SMALL + 7)
     content = path.read_bytes()
     artifact_id = put(database, key, path)
-    read_chunks: list[int] = []
+    read_blobs: list[int] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if "artifact_chunks.data" in statement and "length" not in statement:
-            values = parameters.values() if isinstance(parameters, dict) else parameters
-            read_chunks.append(list(values)[-1])
+    digests = [digest_of(content[start : start + SMALL]) for start in range(0, len(content), SMALL)]
+    load = blobs_module.load
 
-    event.listen(database.engine, "before_cursor_execute", note)
+    def note(connection: Connection, wanted: Sequence[str]) -> dict[str, bytes]:
+        read_blobs.extend(map(digests.index, wanted))
+        return load(connection, wanted)
+
+    monkeypatch.setattr(blobs_module, "load", note)
     reader = ArtifactStore(database).open(artifact_id)
-    for begin, end_, chunks in (
+    for begin, end_, numbers in (
         (0, 8, [0]),
-        (8, 500, []),  # the chunk is still there
-        (990, 1010, [1]),
-        (3 * SMALL_CHUNK, 3 * SMALL_CHUNK + 7, [3]),
+        (8, 500, []),  # the blob is still there
+        (990, 1010, [0, 1]),
+        (3 * SMALL, 3 * SMALL + 7, [3]),
         (10, 10, []),
         (0, len(content), [0, 1, 2, 3]),
     ):
-        read_chunks.clear()
+        read_blobs.clear()
         assert reader.read(begin, end_) == content[begin:end_]
-        assert read_chunks == chunks
+        assert read_blobs == numbers
     assert reader.size == len(content)
     for begin, end_ in ((-1, 3), (5, 4), (0, len(content) + 1)):
         with pytest.raises(ValueError, match="bytes"):
             reader.read(begin, end_)
 
 
-@pytest.mark.usefixtures("small_chunks")
-def test_a_part_from_a_damaged_chunk_is_refused_and_the_others_are_not(database: Database, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_blobs")
+def test_a_part_from_a_damaged_blob_is_refused_and_the_others_are_not(database: Database, tmp_path: Path) -> None:
     _job, key = start(database)
-    path = write_file(tmp_path, 3 * SMALL_CHUNK)
+    path = write_file(tmp_path, 3 * SMALL)
     artifact_id = put(database, key, path)
     with database.write() as connection:
-        here = (artifact_chunks.c.artifact_id == artifact_id, artifact_chunks.c.number == 1)
-        connection.execute(update(artifact_chunks).where(*here).values(data=b"x" * SMALL_CHUNK))
+        second = blobs.c.digest == digest_of(path.read_bytes()[SMALL : 2 * SMALL])
+        connection.execute(update(blobs).where(second).values(data=b"x" * SMALL))
     reader = ArtifactStore(database).open(artifact_id)
-    assert reader.read(0, SMALL_CHUNK) == path.read_bytes()[:SMALL_CHUNK]
+    assert reader.read(0, SMALL) == path.read_bytes()[:SMALL]
     assert reader.read(2500, 2600) == path.read_bytes()[2500:2600]
-    with pytest.raises(CorruptArtifact, match="chunk 1 does not match its digest"):
+    with pytest.raises(CorruptArtifact, match="blob 1 does not match its digest"):
         reader.read(900, 1100)
     with pytest.raises(NotFound):
         ArtifactStore(database).open(artifact_id + 1)

@@ -95,9 +95,14 @@ def test_artifacts_have_known_kinds_and_states_and_one_name(database: Database) 
     refuses(database, ARTIFACT.format(run_id=key.run_id, kind="'plot'", state="'half'"))
     accepts(database, ARTIFACT.format(run_id=key.run_id, kind="'plot'", state="'staging'"))
     refuses(database, ARTIFACT.format(run_id=key.run_id, kind="'plot'", state="'complete'"))
-    chunk = "INSERT INTO artifact_chunks (artifact_id, number, digest, data) SELECT id, 0, 'd', 'x' FROM artifacts"
-    accepts(database, chunk)
-    refuses(database, chunk)
+    part = "INSERT INTO artifact_blobs (artifact_id, number, digest, size_bytes) SELECT id, 0, 'd', 1 FROM artifacts"
+    refuses(database, part)
+    accepts(database, "INSERT INTO blobs (digest, size_bytes, stored_at, data) VALUES ('d', 1, 0, 'x')")
+    accepts(database, part)
+    refuses(database, part)
+    refuses(database, "DELETE FROM blobs")
+    accepts(database, "DELETE FROM artifacts")
+    accepts(database, "DELETE FROM blobs")
 
 
 def test_one_idempotency_key_of_a_user_and_one_worker_of_a_name(database: Database) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from dljobs.errors import StaleToken
 from dljobs.service import leases, logs, metrics, runs, sweep
-from dljobs.service.artifacts import ArtifactStore, Description
+from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts
+from dljobs.service.cutting import BLOB_BYTES
 from dljobs.service.database import Database
 from dljobs.service.failures import FailureClass
 from dljobs.service.metrics import Point
 from dljobs.service.runs import Outcome, RunKey
-from dljobs.service.tables import metadata
+from dljobs.service.tables import blobs, metadata
+from tests.waiting import wait_until
 
 from .rows import LEASE_S, end, let_lease_run_out, place, place_again, start
 
@@ -115,25 +119,23 @@ def test_what_was_written_before_stays(database: Database, tmp_path: Path) -> No
 
 
 def test_a_token_that_is_lost_in_mid_upload_shows_nothing(database: Database, tmp_path: Path) -> None:
-    """The chunks that were written under a good token never become an artifact."""
-    path = tmp_path / "weights"
-    path.write_bytes(b"x" * 1000)
+    """The file is a pipe: when its first blobs are stored under a good token, the run ends."""
     job_id, key = start(database)
-    store = ArtifactStore(database)
+    os.mkfifo(tmp_path / "pipe")
     ended: list[Any] = []
-    begin = store._begin
 
-    def begin_and_lose(*args: Any) -> int:
-        artifact_id = begin(*args)
-        ended.append(end(database, key, Outcome(FailureClass.PREEMPTED, "drained")))
-        return artifact_id
+    def feed() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
+            pipe.write(os.urandom(BLOB_BYTES * 5 // 2))
+            wait_until(lambda: num_blobs(database) == 1, 30, "the first blob is in the database")
+            ended.append(end(database, key, Outcome(FailureClass.PREEMPTED, "drained")))
 
-    store._begin = begin_and_lose  # type: ignore[method-assign]
+    feeder = threading.Thread(target=feed)
+    feeder.start()
     with pytest.raises(StaleToken):
-        store.put(key, Description("state_dict", "late"), path)
+        ArtifactStore(database).put(key, Description("state_dict", "late"), tmp_path / "pipe")
+    feeder.join()
     assert ended == ["queued"]
-    from dljobs.service.artifacts import list_artifacts
-
     with database.read() as connection:
         assert list_artifacts(connection, job_id) == []
 
@@ -153,3 +155,8 @@ def test_tokens_cannot_be_guessed(database: Database) -> None:
     tokens = {place(database)[1].token for _ in range(4)}
     assert len(tokens) == 4
     assert all(len(token) == 32 and int(token, 16) >= 0 for token in tokens)
+
+
+def num_blobs(database: Database) -> int:
+    with database.read() as connection:
+        return connection.execute(select(func.count()).select_from(blobs)).scalar_one()

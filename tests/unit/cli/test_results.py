@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dljobs.service import child as child_process
-from dljobs.service.tables import artifact_chunks
+from dljobs.service.tables import blobs
 from tests.service_world import World
 
 
@@ -61,12 +61,12 @@ def test_export_says_what_is_wrong(dljobs, trained, tmp_path, monkeypatch, argum
     assert not Path("x").exists()
 
 
-def test_a_corrupt_chunk_is_never_written_out(dljobs, trained, tmp_path):
+def test_a_corrupt_blob_is_never_written_out(dljobs, trained, tmp_path):
     with trained.database.write() as connection:
-        connection.execute(artifact_chunks.update().values(data=b"weights X"))
+        connection.execute(blobs.update().values(data=b"weights X"))
     done = dljobs("export", 1, "-o", tmp_path / "x")
     assert done.code == 1
-    assert "artifact 2 (epoch-2) is corrupt: chunk 0 does not match its digest" in done.err
+    assert "artifact 2 (epoch-2) is corrupt: blob 0 does not match its digest" in done.err
     assert not (tmp_path / "x").exists()
 
 

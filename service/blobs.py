@@ -1,0 +1,93 @@
+"""Blobs: bytes that are kept once, under their digest, however many artifacts hold them.
+
+A blob is at most `cutting.BLOB_BYTES` long, so one short transaction stores it whole. Rows of `artifact_blobs` refer to
+it, with a foreign key: neither can a writer refer to a blob that is being collected, nor a collector delete one that
+was just referred to. It knows nothing of runs, names and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from blake3 import blake3
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+
+from dljobs.errors import DljobsError
+
+from .clock import now
+from .database import Database
+from .tables import artifact_blobs, blobs
+
+_COLLECTED_AT_ONCE = 8  # blobs deleted in one transaction: SQLite visits each of their pages
+
+
+def digest_of(data: bytes | memoryview) -> str:
+    """BLAKE3, as 64 hexadecimal digits: measured 4 to 8 times faster than SHA-256, and as hard to forge."""
+    return blake3(data).hexdigest()
+
+
+def keep(connection: Connection, content: Mapping[str, bytes]) -> None:
+    """See that the database has these blobs, and go on having them until this transaction ends.
+
+    Args:
+        content: the bytes by their digest.
+    """
+    wanted = select(blobs.c.digest).where(blobs.c.digest.in_(content), blobs.c.damaged_at.is_(None))
+    # On Postgres the lock keeps collectors away, and no writer.
+    known = set(connection.scalars(wanted.with_for_update(read=True, key_share=True)))
+    # In order: of two writers of the same blobs one waits for the other, never each for each.
+    for digest in sorted(content.keys() - known):
+        _insert(connection, digest, content[digest])
+
+
+def _insert(connection: Connection, digest: str, data: bytes) -> None:
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    new = make(blobs).values(digest=digest, size_bytes=len(data), stored_at=now(), data=data)
+    # Another writer may have stored it since we looked, and a reader may have found it damaged: then this mends it.
+    mend = new.on_conflict_do_update(
+        index_elements=[blobs.c.digest],
+        set_={"data": new.excluded.data, "size_bytes": new.excluded.size_bytes, "damaged_at": None},
+        where=blobs.c.damaged_at.is_not(None),
+    )
+    connection.execute(mend)
+
+
+def load(connection: Connection, digests: Sequence[str]) -> dict[str, bytes]:
+    """The bytes of those that there are, by digest, not verified."""
+    if connection.dialect.name == "sqlite":
+        found = select(blobs.c.digest, blobs.c.data).where(blobs.c.digest.in_(digests))
+        return {row.digest: row.data for row in connection.execute(found)}
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    # SQLAlchemy asks for results as text, where each byte takes two.
+    with driver.cursor(binary=True) as cursor:
+        cursor.execute("SELECT digest, data FROM blobs WHERE digest = ANY(%s)", (list(digests),))
+        return dict(cursor)
+
+
+def mark_damaged(database: Database, digest: str) -> None:
+    """A blob did not match its digest: the next artifact that brings its bytes along shall store them anew."""
+    # Best effort: who reads may not be allowed to write.
+    with suppress(DljobsError, DBAPIError), database.write() as connection:
+        connection.execute(update(blobs).where(blobs.c.digest == digest).values(damaged_at=now()))
+
+
+def collect(database: Database, digests: Iterable[str]) -> int:
+    """Delete those of these blobs that no artifact holds; returns how many. Safe beside writers."""
+    num_deleted = 0
+    candidates = sorted(digests)
+    for start in range(0, len(candidates), _COLLECTED_AT_ONCE):
+        some = candidates[start : start + _COLLECTED_AT_ONCE]
+        # What a power cut undoes here, the next collection finds.
+        with database.write(durable=False) as connection:
+            # Locked first, looked up then: a reference made before the lock is seen by the second statement, and none
+            # can be made after it. Whoever else holds a lock is a writer that wants the blob.
+            mine = select(blobs.c.digest).where(blobs.c.digest.in_(some)).with_for_update(skip_locked=True)
+            locked = list(connection.scalars(mine))
+            held = select(artifact_blobs.c.digest).where(artifact_blobs.c.digest.in_(locked))
+            loose = delete(blobs).where(blobs.c.digest.in_(locked), blobs.c.digest.not_in(held))
+            num_deleted += connection.execute(loose).rowcount
+    return num_deleted
