@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import alteration, jobs, nodes, registration, runs
+from . import alteration, jobs, nodes, quarantine, registration, runs
 from .database import Database
 from .doorbell import Doorbell
 from .states import ENDED_JOBS, LIVE_RUNS
@@ -77,6 +77,17 @@ def undrain(database: Database, doorbell: Doorbell, node: str, *, actor: str) ->
     with database.write() as connection:
         nodes.undrain_node(connection, node, actor=actor)
     return doorbell.ring_schedule()
+
+
+def release_device(database: Database, doorbell: Doorbell, name: str, *, actor: str) -> tuple[str, bool]:
+    """Let a device (`NODE:DEVICE`) out of quarantine; its full name, and False if Redis does not answer.
+
+    Raises:
+        UsageError, NotFound: it names no device, or one that is not in quarantine.
+    """
+    with database.write() as connection:
+        device = quarantine.release(connection, name, actor=actor)
+    return device, doorbell.ring_schedule()
 
 
 def hold(database: Database, job_id: int, *, actor: str) -> None:

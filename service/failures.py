@@ -32,7 +32,6 @@ MAX_LOST_RUNS = 5
 FIRST_BACKOFF_S = 2.0
 LONGEST_BACKOFF_S = 300.0
 
-_FREE = frozenset({FailureClass.NODE_LOST, FailureClass.PREEMPTED})
 _WITHIN_RETRIES = frozenset(
     {FailureClass.OOM, FailureClass.KILLED, FailureClass.HUNG, FailureClass.STORAGE, FailureClass.DEVICE}
 )
@@ -50,16 +49,19 @@ class Verdict:
     because: str = ""
 
 
-def decide(failure: FailureClass, *, num_retries: int, max_retries: int, num_lost: int) -> Verdict:
+def decide(
+    failure: FailureClass, *, num_retries: int, max_retries: int, num_lost: int, was_refused: bool = False
+) -> Verdict:
     """Whether a job whose run just failed gets another one.
 
     Args:
         num_retries: runs that already used up one of the job's `max_retries`.
         num_lost: runs that were already lost with their worker.
+        was_refused: a check of its devices kept it from starting; they take no other run until they are well.
     """
-    if failure is FailureClass.PREEMPTED:
+    if was_refused or failure is FailureClass.PREEMPTED:
         return Verdict(requeue=True)
-    if failure in _FREE:
+    if failure is FailureClass.NODE_LOST:
         if num_lost + 1 >= MAX_LOST_RUNS:
             return Verdict(requeue=False, because=f"{num_lost + 1} runs in a row were lost with their worker")
         return Verdict(requeue=True, delay_s=_backoff_s(num_lost) if num_lost else 0.0)

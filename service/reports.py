@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from dljobs.errors import NotFound
 
-from . import artifacts, evaluations, events, jobs, leases, logs, nodes, registration, runs, views
+from . import artifacts, evaluations, events, jobs, leases, logs, nodes, quarantine, registration, runs, views
 from .clock import read_now
 from .database import Database, open_database
 from .dispatch import Planned, make_plan
@@ -60,7 +60,11 @@ def _capacity(workers: Sequence[Json]) -> Json:
     taking = [worker for worker in present if worker["state"] == WorkerState.ONLINE and not worker["is_silent"]]
     devices = [device for worker in taking for device in worker["devices"]]
     return {
-        "devices": {"total": len(devices), "free": sum(device["job_id"] is None for device in devices)},
+        "devices": {
+            "total": len(devices),
+            "free": sum(map(views.is_free, devices)),
+            "quarantined": sum(device["quarantine"] is not None for device in devices),
+        },
         "workers": {
             "online": len(taking),
             "draining": sum(worker["state"] == WorkerState.DRAINING for worker in present),
@@ -142,12 +146,23 @@ def list_workers(database: Database, *, lease_s: float) -> list[Json]:
 def workers_in(connection: Connection, *, lease_s: float) -> list[Json]:
     """As `list_workers`."""
     holders = {row["device_id"]: row["job_id"] for row in leases.held_devices(connection)}
+    quarantined = quarantine.list_quarantined(connection)
     devices: dict[int, list[Json]] = {}
     for row in registration.list_devices(connection):
-        devices.setdefault(row["worker_id"], []).append(views.device_view(row, holders.get(row["id"])))
+        view = views.device_view(row, holders.get(row["id"]), quarantined.get(row["id"]))
+        devices.setdefault(row["worker_id"], []).append(view)
     return [
         views.worker_view(row, devices.get(row["id"], ()), lease_s=lease_s)
         for row in registration.list_workers(connection)
+    ]
+
+
+def list_devices(database: Database, *, lease_s: float) -> list[Json]:
+    """The devices that workers offer, each with its node and worker."""
+    return [
+        {"node": worker["node"], "worker": worker["name"], **device}
+        for worker in list_workers(database, lease_s=lease_s)
+        for device in worker["devices"]
     ]
 
 

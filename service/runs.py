@@ -32,6 +32,7 @@ class Outcome:
     reason: str
     error: dict[str, Any] | None = None  # rank, exception, message, file, line, traceback of the first rank that failed
     result: dict[str, Any] | None = None
+    was_refused: bool = False  # a check of its devices kept it from starting
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str
     if run is None or RunState(run["state"]) not in LIVE_RUNS or token not in (None, run["token"]):
         raise StaleToken(f"run {run_id} has already ended or belongs to another worker")
     job = connection.execute(select(jobs).where(jobs.c.id == run["job_id"]).with_for_update()).mappings().one()
-    run_state, job_state, reason, changes = _decide_end(connection, job, outcome)
+    run_state, job_state, reason, changes = _decide_end(job, outcome)
     move_run(
         connection,
         run_id,
@@ -130,9 +131,7 @@ def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str
     return job_state
 
 
-def _decide_end(
-    connection: Connection, job: RowMapping, outcome: Outcome
-) -> tuple[RunState, JobState, str, dict[str, Any]]:
+def _decide_end(job: RowMapping, outcome: Outcome) -> tuple[RunState, JobState, str, dict[str, Any]]:
     """The run's end state, the job's next state, why, and the job's other columns."""
     failure = outcome.failure
     if failure is None:
@@ -140,13 +139,19 @@ def _decide_end(
         return RunState.SUCCEEDED, JobState.SUCCEEDED, outcome.reason, done
     if job["cancel_requested_at"] is not None:
         return RunState.CANCELLED, JobState.CANCELLED, outcome.reason, {"failure_class": FailureClass.CANCELLED}
-    verdict = decide(failure, num_retries=job["num_retries"], max_retries=job["max_retries"], num_lost=job["num_lost"])
+    verdict = decide(
+        failure,
+        num_retries=job["num_retries"],
+        max_retries=job["max_retries"],
+        num_lost=job["num_lost"],
+        was_refused=outcome.was_refused,
+    )
     lost = failure is FailureClass.NODE_LOST
     changes: dict[str, Any] = {"num_lost": job["num_lost"] + 1 if lost else 0}
     if not verdict.requeue:
         reason = f"{outcome.reason} ({verdict.because})" if verdict.because else outcome.reason
         return RunState.FAILED, JobState.FAILED, reason, {**changes, "failure_class": failure}
-    if failure not in (FailureClass.NODE_LOST, FailureClass.PREEMPTED):
+    if not outcome.was_refused and failure not in (FailureClass.NODE_LOST, FailureClass.PREEMPTED):
         changes["num_retries"] = job["num_retries"] + 1
     changes["eligible_at"] = now() + verdict.delay_s if verdict.delay_s else None
     return RunState.REQUEUED, JobState.QUEUED, f"queued again: {outcome.reason}", changes

@@ -37,6 +37,8 @@ class Settings:
     heartbeat_s: float
     sweep_s: float
     grace_s: float
+    health_s: float
+    health_command: str
     priority_ceiling: float
     ageing_s: float
     half_life_s: float
@@ -84,6 +86,8 @@ _DEFAULTS: dict[str, Any] = {
     "heartbeat_s": 15.0,
     "sweep_s": 5.0,
     "grace_s": 30.0,
+    "health_s": 60.0,
+    "health_command": "",
     "priority_ceiling": 100.0,
     "ageing_s": 86400.0,
     "half_life_s": 7 * 86400.0,
@@ -108,6 +112,8 @@ MEANINGS = {
     "heartbeat_s": "how often a worker renews its leases",
     "sweep_s": "how often a worker looks for what a lost message left waiting",
     "grace_s": "time to checkpoint before a rank is killed",
+    "health_s": "how often a worker checks idle devices; one that failed is tried again after so long, then twice, …",
+    "health_command": "a program that a worker calls with a device's UUID: the device is used only if it exits with 0",
     "priority_ceiling": "the highest priority that a user may ask for (of workers: it holds for all)",
     "ageing_s": "a job gains 10 points of priority each time it has waited for so long (of workers)",
     "half_life_s": "use of devices counts half after so long, for fair share (of workers)",

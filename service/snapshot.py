@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
 
-from . import leases, ledger, nodes, registration
+from . import leases, ledger, nodes, quarantine, registration
 from .clock import read_now
 from .policy import ServicePolicy, read_policy
 from .scheduling.estimates import RunProgress, expected_end_at, usual_duration_s
@@ -89,12 +89,13 @@ def list_spells(connection: Connection, running: Iterable[RowMapping], now: floa
 def offering_workers(connection: Connection, *, lease_s: float) -> list[OfferingWorker]:
     """The workers that take work, with their devices and who holds them. A silent worker takes none."""
     holders = {row["device_id"]: row["job_id"] for row in leases.held_devices(connection)}
-    drained = nodes.list_drained(connection)
+    drained, quarantined = nodes.list_drained(connection), quarantine.list_quarantined(connection)
     offered: dict[int, list[OfferedDevice]] = {}
     for row in registration.list_devices(connection):
         # With its kind, so that `--gpu-type cuda` means any GPU.
         name = f"{row['kind']} {row['name']}"
-        device = OfferedDevice(row["id"], holders.get(row["id"]), name, row["memory_bytes"])
+        why = quarantined[row["id"]]["reason"] if row["id"] in quarantined else None
+        device = OfferedDevice(row["id"], holders.get(row["id"]), name, row["memory_bytes"], why)
         offered.setdefault(row["worker_id"], []).append(device)
     return [
         OfferingWorker(

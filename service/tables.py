@@ -180,6 +180,20 @@ devices = Table(
     sqlite_autoincrement=True,
 )
 
+# What failed a check (`quarantine.py`); a row that was released says which fault is accepted.
+quarantines = Table(
+    "quarantines",
+    metadata,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("reason", AnyText, nullable=False),
+    Column("fault_key", String(200), nullable=False),
+    Column("since_at", Double, nullable=False),
+    Column("num_tries", Integer, nullable=False),
+    Column("next_try_at", Double, nullable=False),
+    Column("released_at", Double),
+    Column("released_by", String(200)),
+)
+
 runs = Table(
     "runs",
     metadata,

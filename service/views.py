@@ -162,10 +162,20 @@ def run_view(run: Row, worker: Row | None, devices: Iterable[Row], spec: Mapping
     }
 
 
-def device_view(device: Row, job_id: int | None = None) -> Json:
-    """A Device; `job_id` is the job that holds it now."""
+def device_view(device: Row, job_id: int | None = None, quarantine: Row | None = None) -> Json:
+    """A Device; `job_id` is the job that holds it now, `quarantine` its row if it takes nothing new."""
     columns = ("uuid", "kind", "name", "position", "memory_bytes")
-    return {**{name: device[name] for name in columns}, "job_id": job_id}
+    told = ("reason", "since_at", "num_tries", "next_try_at")
+    return {
+        **{name: device[name] for name in columns},
+        "job_id": job_id,
+        "quarantine": quarantine and {name: quarantine[name] for name in told},
+    }
+
+
+def is_free(device: Json) -> bool:
+    """Whether a Device takes work now."""
+    return device["job_id"] is None and device["quarantine"] is None
 
 
 def worker_view(worker: Row, devices: Iterable[Json], *, lease_s: float) -> Json:
@@ -196,7 +206,7 @@ def node_view(name: str, workers: Sequence[Json], drained: Row | None) -> Json:
         },
         "labels": {key: value for worker in workers for key, value in worker["labels"].items()},
         "num_devices": len(devices),
-        "num_free": sum(device["job_id"] is None for device in devices),
+        "num_free": sum(map(is_free, devices)),
         "workers": list(workers),
     }
 

@@ -26,6 +26,7 @@ from dljobs.service.spec import JobSpec
 
 from .channel import Control, Event, write_control
 from .folder import RunFolder, RunRequest
+from .health import Health
 from .launcher import Launch, Launcher
 from .outcome import Evidence, classify, count_out_of_memory_kills
 from .reports import Reports
@@ -59,14 +60,15 @@ class Supervisor:
     """Runs one assignment in a thread of its own."""
 
     def __init__(
-        self, assignment: Assignment, database: Database, launcher: Launcher, *, actor: str, home: Path, data_dir: Path,
-        grace_s: float,
+        self, assignment: Assignment, database: Database, launcher: Launcher, health: Health, *, actor: str, home: Path,
+        data_dir: Path, grace_s: float,
     ) -> None:  # fmt: skip
         self.assignment = assignment
         self.key = assignment.key
         self.spec = JobSpec.from_json(assignment.job["spec_json"])
         self._database = database
         self._launcher = launcher
+        self._health = health
         self._actor = actor
         self._data_dir = data_dir
         self._grace_s = grace_s
@@ -123,6 +125,8 @@ class Supervisor:
         """From the folder to the outcome."""
         oom_kills_before = count_out_of_memory_kills()
         try:
+            if refused := self._health.refuse(self.assignment.devices):
+                return Outcome(FailureClass.DEVICE, f"not started: {refused}", was_refused=True)
             request = self._prepare()
         except StaleToken:
             raise

@@ -1,7 +1,8 @@
 """The worker: the runs that one process supervises on the devices it is pinned to, and what it does for the queue.
 
-`schedule`, `execute` and `attend` answer doorbells; `beat` and `sweep` come round by themselves. All of them are safe
-to call at any time, from any thread, any number of times: each acts only through guarded operations on the database.
+`schedule`, `execute` and `attend` answer doorbells; `beat`, `sweep` and `look_after_devices` come round by themselves.
+All of them are safe to call at any time, from any thread, any number of times: each acts only through guarded
+operations on the database.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
 from dljobs.service.states import WorkerState
 
+from .health import Health, make_checks
 from .launcher import Launcher
 from .supervisor import Assignment, Supervisor, checkpoints_of
 
@@ -46,7 +48,11 @@ class Worker:
         self._doorbell = doorbell
         self._launcher = launcher
         self._info = info
+        checks = make_checks(settings)  # first: a worker that cannot check its devices should not appear
         self._registration = self._register()
+        self._health = Health(
+            database, checks, worker_id=self._registration.worker_id, actor=self.name, retry_s=settings.health_s
+        )
         self._supervisors: dict[int, Supervisor] = {}
         self._lock = threading.Lock()  # guards the dict above
         self._scheduling = threading.Lock()
@@ -112,6 +118,7 @@ class Worker:
             self._assign(key),
             self._database,
             self._launcher,
+            self._health,
             actor=self.name,
             home=self._settings.home,
             data_dir=self._settings.data_dir,
@@ -165,9 +172,18 @@ class Worker:
         if self._database.is_sqlite:
             sweep.checkpoint_wal(self._database)
 
+    def look_after_devices(self) -> None:
+        """Check the devices that nobody uses; one that is well again takes work at once."""
+        if self._health.look_round():
+            self.schedule()
+
     def run_periodically(self, stop: threading.Event) -> list[threading.Thread]:
-        """Start the threads that beat and sweep until `stop` is set."""
-        rounds = ((self.beat, self._settings.heartbeat_s), (self.sweep, self._settings.sweep_s))
+        """Start the threads that beat, sweep and check the devices until `stop` is set."""
+        rounds = (
+            (self.beat, self._settings.heartbeat_s),
+            (self.sweep, self._settings.sweep_s),
+            (self.look_after_devices, self._settings.health_s),
+        )
         threads = [
             threading.Thread(target=self._repeat, args=[work, interval_s, stop], name=work.__name__, daemon=True)
             for work, interval_s in rounds

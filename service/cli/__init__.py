@@ -55,6 +55,7 @@ COMMANDS = {
         "worker": Entry("worker:worker", "Start a worker on some devices of this machine."),
         "workers": Entry("workers:workers", "List the workers and their devices."),
         "node": Entry("node:node", "Show nodes, and keep work away from one."),
+        "gpu": Entry("gpu:gpu", "Show devices, and let one out of quarantine."),
         "usage": Entry("usage:usage", "Show how much device time each user has had."),
         "doctor": Entry("doctor:doctor", "Check every part and name the cure of what is wrong."),
         "db": Entry("db:db", "Create or migrate the database's tables."),

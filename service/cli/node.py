@@ -85,6 +85,8 @@ def show(settings: Settings, *, name: str, as_json: bool) -> None:
         jobs = sorted({device["job_id"] for device in worker["devices"] if device["job_id"] is not None})
         running = f", jobs {', '.join(map(str, jobs))}" if jobs else ""
         print_lines([f"worker {worker['name']} is {worker['state']}: {len(worker['devices'])} devices{running}"])
+        lost = [device for device in worker["devices"] if device["quarantine"]]
+        print_lines([f"  {device['uuid']} is quarantined: {device['quarantine']['reason']}" for device in lost])
 
 
 @node.command()

@@ -139,10 +139,10 @@ def _row(job: dict[str, Any]) -> list[str]:
 def footer(found: dict[str, Any]) -> str:
     """Devices and workers in one line, with what is stale."""
     devices, workers = found["devices"], found["workers"]
-    parts = [
-        f"{devices['free']} of {devices['total']} devices free",
-        f"{workers['online']} worker{'' if workers['online'] == 1 else 's'}",
-    ]
+    parts = [f"{devices['free']} of {devices['total']} devices free"]
+    if devices["quarantined"]:
+        parts.append(f"{devices['quarantined']} quarantined (`dljobs gpu list`)")
+    parts.append(f"{workers['online']} worker{'' if workers['online'] == 1 else 's'}")
     if workers["draining"]:
         parts.append(f"{workers['draining']} draining")
     parts += [f"{silent['name']} is silent for {show_duration(silent['silent_s'])}" for silent in workers["silent"]]

@@ -65,4 +65,5 @@ def _rows(worker: Json) -> list[list[str]]:
 def _cells(device: Json) -> list[str]:
     memory = device["memory_bytes"]
     job = "" if device["job_id"] is None else str(device["job_id"])
-    return [device["uuid"], device["kind"], "" if memory is None else show_bytes(memory), job, device["name"]]
+    fault = f", quarantined: {device['quarantine']['reason']}" if device["quarantine"] else ""
+    return [device["uuid"], device["kind"], "" if memory is None else show_bytes(memory), job, device["name"] + fault]

@@ -104,23 +104,45 @@ class Explainer:
         """The reasons for which no worker will do, whoever else is there."""
         if not self._cluster.workers:
             return [Reason(ReasonCode.NO_WORKERS, "no worker takes work now; start one with `dljobs worker`")]
-        if not any(worker.drained is not None for worker in self._cluster.workers):
-            drained = []
-        else:
-            shut = self._cluster.drained_pool(job.selector)
-            needed = {worker for worker, capacity in shut.capacity.items() if capacity >= job.num_devices}
-            drained = sorted(worker for worker in needed if shut.free[worker] >= job.num_devices) or sorted(needed)
-            if job.num_devices <= pool.largest:  # told only if it would help now
-                fits_now = job.num_devices <= pool.most_free()
-                drained = [] if fits_now else [w for w in drained if shut.free[w] >= job.num_devices]
-        if drained:
-            worker = self._cluster.workers[drained[0]]
-            more = f" (and {len(drained) - 1} more)" if len(drained) > 1 else ""
-            why = f": {worker.drained}" if worker.drained else ""
-            text = f"node {worker.node or worker.name} would have the devices{more} but is drained{why}"
-            return [Reason(ReasonCode.NODE_DRAINED, text)]
-        if job.num_devices > pool.largest:
+        shut = [*self._drained(job, pool), *self._quarantined(job, pool)]
+        if not shut and job.num_devices > pool.largest:
             return [Reason(ReasonCode.NEVER_FITS, _never_fits(job, pool))]
+        return shut
+
+    def _drained(self, job: WaitingJob, pool: Pool) -> list[Reason]:
+        """A drained node that would help."""
+        if not any(worker.drained is not None for worker in self._cluster.workers):
+            return []
+        shut = self._cluster.drained_pool(job.selector)
+        needed = {worker for worker, capacity in shut.capacity.items() if capacity >= job.num_devices}
+        drained = sorted(worker for worker in needed if shut.free[worker] >= job.num_devices) or sorted(needed)
+        if job.num_devices <= pool.largest:  # told only if it would help now
+            fits_now = job.num_devices <= pool.most_free()
+            drained = [] if fits_now else [w for w in drained if shut.free[w] >= job.num_devices]
+        if not drained:
+            return []
+        worker = self._cluster.workers[drained[0]]
+        more = f" (and {len(drained) - 1} more)" if len(drained) > 1 else ""
+        why = f": {worker.drained}" if worker.drained else ""
+        text = f"node {worker.node or worker.name} would have the devices{more} but is drained{why}"
+        return [Reason(ReasonCode.NODE_DRAINED, text)]
+
+    def _quarantined(self, job: WaitingJob, pool: Pool) -> list[Reason]:
+        """Devices in quarantine with which the job would fit."""
+        if job.num_devices <= pool.most_free():
+            return []
+        # Of what there is no room for at all, who holds the devices does not matter.
+        is_too_large = job.num_devices > pool.largest
+        rest = pool.capacity if is_too_large else pool.free
+        for worker, offering in enumerate(self._cluster.workers):
+            if offering.drained is not None or not job.selector.allows(offering):
+                continue
+            lost = [each for each in offering.devices if each.quarantined is not None and job.selector.accepts(each)]
+            lost = sorted((each for each in lost if is_too_large or each.job_id is None), key=lambda each: each.id)
+            if lost and rest.get(worker, 0) + len(lost) >= job.num_devices:
+                are = "is" if len(lost) == 1 else "are"
+                text = f"{_devices(len(lost))} of {offering.name} {are} quarantined: {lost[0].quarantined}"
+                return [Reason(ReasonCode.QUARANTINED, f"{text} (`dljobs gpu list`)")]
         return []
 
     def _competition(self, job: WaitingJob, position: int) -> list[Reason]:

@@ -116,7 +116,8 @@ class Cluster:
         self.free: list[list[OfferedDevice]] = []
         self.taken: list[dict[int, tuple[OfferedDevice, int]]] = []  # by id, with the job that holds it
         for worker in self.workers:
-            devices = sorted(worker.devices, key=_by_id)
+            # One in quarantine is not there, even while a job holds it: nobody gets it after that.
+            devices = sorted((each for each in worker.devices if each.quarantined is None), key=_by_id)
             self.free.append([device for device in devices if device.job_id is None])
             self.taken.append({device.id: (device, device.job_id) for device in devices if device.job_id is not None})
         self.num_free = sum(

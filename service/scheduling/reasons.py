@@ -13,6 +13,7 @@ class ReasonCode(StrEnum):
     DEPENDENCY_NEVER_SATISFIED = "DependencyNeverSatisfied"
     NO_WORKERS = "NoWorkers"
     NODE_DRAINED = "NodeDrained"
+    QUARANTINED = "Quarantined"
     HELD = "Held"
     LIMIT = "Limit"
     DEPENDENCY = "Dependency"

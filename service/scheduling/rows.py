@@ -60,6 +60,7 @@ class OfferedDevice:
     job_id: int | None = None
     name: str = CPU  # the model, as the driver names it: "NVIDIA H100 80GB HBM3"
     memory_bytes: int | None = None
+    quarantined: str | None = None  # why it takes nothing new
 
 
 @dataclass(frozen=True, slots=True)

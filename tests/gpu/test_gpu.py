@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dljobs.service.gpus import list_gpus
+from dljobs.service.gpus import Nvml, list_gpus
 from dljobs.workers.devices import find_gpus
+from dljobs.workers.health import GpuCheck
 from tests.cluster import Cluster, running_cluster
 
 GPUS, PROBLEM = list_gpus()
@@ -36,6 +39,29 @@ def test_lenet_trains_on_the_gpu_and_evaluates_equal_on_the_cpu(cluster: Cluster
     assert job["state"] == "succeeded", job
     assert json.loads(job["result_json"])["accuracy"] >= 0.97
     assert any("on cuda" in line for line in cluster.log(job_id))
+
+
+def test_an_idle_gpu_is_well_and_one_with_a_stranger_is_not() -> None:
+    first = find_gpus()[0]
+    check = GpuCheck(Nvml().state)
+    row = {"uuid": first.uuid, "kind": first.kind}
+    assert check(row) == []  # type: ignore[arg-type]
+    hold = "import torch; x = torch.ones(9, device='cuda'); print(flush=True); input()"
+    start = (
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {hold!r}], stdin=0).pid, flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as stranger:
+        assert stranger.stdout is not None
+        pid = int(stranger.stdout.readline())
+        stranger.stdout.readline()  # it holds memory now
+        faults = check(row)  # type: ignore[arg-type]
+        assert stranger.stdin is not None
+        stranger.stdin.close()
+    assert [fault.key for fault in faults] == [f"process {pid}"], faults
+    [nowhere] = check({**row, "uuid": "GPU-0"})  # type: ignore[arg-type]
+    assert nowhere.text.startswith("it does not answer")
 
 
 def test_the_ranks_leave_no_memory_behind(cluster: Cluster) -> None:

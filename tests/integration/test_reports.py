@@ -55,7 +55,7 @@ def test_every_report_is_what_the_schema_says(world: World) -> None:
     status = reports.status(database, lease_s=60, limit=None)
     check("status", status)
     assert [job["state"] for job in status["jobs"]] == ["queued", "held", "succeeded"]
-    assert status["devices"] == {"total": 2, "free": 2}
+    assert status["devices"] == {"total": 2, "free": 2, "quarantined": 0}
     for job_id in (1, 2, 3):
         check("job", reports.job_details(database, job_id, lease_s=60))
         check("why", explain(database, job_id, lease_s=60))

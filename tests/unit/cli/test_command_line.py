@@ -49,6 +49,7 @@ READING = {
     "worker": None,
     "workers": ["workers", "workers --all"],
     "node": ["node list", "node show node1"],
+    "gpu": ["gpu list"],
     "usage": ["usage"],
     "doctor": [],  # its own tests know its world
     "db": ["db current"],

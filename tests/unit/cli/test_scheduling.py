@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dljobs.service import policy
+from dljobs.service import policy, quarantine, registration
 from dljobs.service.policy import make_policy
+from dljobs.service.quarantine import Fault
 from dljobs.service.scheduling.rows import Limit
 from tests.databases import settings_for
 from tests.service_world import World
@@ -106,3 +107,33 @@ def test_limits_and_shares_as_people_write_them():
     assert found.scheduling.user_limits == {"*": Limit(8, 4, 9)}
     assert found.scheduling.tag_limits == {"a": Limit(running_devices=0)}
     assert found.scheduling.shares == {"ada": 2.0, "bob": 0.5}
+
+
+def test_a_device_in_quarantine_is_shown_everywhere_and_released(dljobs, world: World, redis):
+    assert "no devices" in dljobs("gpu", "list").out
+    world.worker("w1", 2)
+    with world.database.write() as connection:
+        first = registration.list_devices(connection)[0]
+        quarantine.quarantine(connection, first, Fault("it burns", "fire"), actor="w1", retry_s=60)
+    world.job(num_devices=2)
+    assert "it burns" in dljobs("status").lines[1]
+    assert dljobs("status").lines[-1] == "1 of 2 devices free · 1 quarantined (`dljobs gpu list`) · 1 worker"
+    assert dljobs("status", "--json").json["devices"] == {"total": 2, "free": 1, "quarantined": 1}
+    assert "1 device of w1 is quarantined: it burns" in dljobs("why", 1).out
+    assert "quarantined: it burns" in dljobs("workers").lines[1]
+    assert "w1-cpu-0 is quarantined: it burns" in dljobs("node", "show", "node1").out
+    shut, free = dljobs("gpu", "list").lines[1:]
+    assert shut.split()[:3] == ["node1:w1-cpu-0", "w1", "quarantined"]
+    assert free.split()[2] == "free"
+    listed = dljobs("gpu", "list", "--json").json
+    assert [(each["node"], each["worker"], bool(each["quarantine"])) for each in listed] == [
+        ("node1", "w1", True),
+        ("node1", "w1", False),
+    ]
+    assert dljobs("workers", "--json").json[0]["devices"][0]["quarantine"]["num_tries"] == 1
+    assert dljobs("gpu", "release", "node1:0").code == 0
+    assert redis.rings[-1][0] == "dljobs.schedule"
+    again = dljobs("gpu", "release", "node1:0")
+    assert (again.code, "not in quarantine" in again.err) == (2, True)
+    assert dljobs("gpu", "release", "node9:0").code == 102
+    assert dljobs("gpu", "release", "0").code == 2

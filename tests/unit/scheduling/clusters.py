@@ -94,7 +94,8 @@ def clusters(draw: st.DrawFn) -> tuple[list[OfferingWorker], list[RunningJob]]:
             holder = FIRST_RUNNING_ID + job_id if is_held else None
             for _ in range(size):
                 device_id += 1
-                devices.append(OfferedDevice(device_id, holder, model, MODELS[model]))
+                why = draw(st.sampled_from([None, None, None, None, "it does not answer"]))
+                devices.append(OfferedDevice(device_id, holder, model, MODELS[model], why))
             if holder is not None:
                 ends = draw(st.sampled_from([None, NOW - 5, NOW + 20, NOW + 40, NOW + 900]))
                 running.append(RunningJob(holder, size, draw(st.sampled_from(USERS)), (), ends))
@@ -138,6 +139,11 @@ def hold(workers: Sequence[OfferingWorker], holder: Mapping[int, int | None]) ->
         )
         for worker in workers
     ]
+
+
+def is_usable(device: OfferedDevice) -> bool:
+    """Whether the device takes work, now or once it is free."""
+    return device.quarantined is None
 
 
 def idle_worker(worker_id: int, selector: Selector, num_devices: int) -> OfferingWorker:

@@ -25,7 +25,7 @@ from dljobs.service.scheduling.rows import (
     WaitingJob,
 )
 
-from .clusters import MANY, NOW, carried_out, idle_worker, job, policies, runs, snapshots, worker
+from .clusters import MANY, NOW, carried_out, idle_worker, is_usable, job, policies, runs, snapshots, worker
 
 
 def codes(reasons: list[Reason]) -> list[ReasonCode]:
@@ -79,7 +79,8 @@ def _cured(snapshot: Snapshot, policy: Policy, waiting: WaitingJob, explainer: E
         waiting = replace(waiting, eligible_at=None)
     if ReasonCode.LIMIT in found:
         policy = replace(policy, user_limits={}, tag_limits={})
-    if found & {ReasonCode.RESOURCES, ReasonCode.NEVER_FITS, ReasonCode.NO_WORKERS, ReasonCode.NODE_DRAINED}:
+    shut = {ReasonCode.NODE_DRAINED, ReasonCode.QUARANTINED}
+    if found & {ReasonCode.RESOURCES, ReasonCode.NEVER_FITS, ReasonCode.NO_WORKERS, *shut}:
         workers.append(idle_worker(99, waiting.selector, waiting.num_devices))
         if ReasonCode.RESOURCES not in found:
             others = []  # whom the new worker would serve as well
@@ -118,7 +119,7 @@ def _devices_for(waiting: WaitingJob, workers: list[OfferingWorker] | object) ->
     free, most = 0, 0
     for each in workers:  # type: ignore[attr-defined]
         if each.drained is None and waiting.selector.allows(each):
-            fitting = [device for device in each.devices if waiting.selector.accepts(device)]
+            fitting = [device for device in filter(is_usable, each.devices) if waiting.selector.accepts(device)]
             most = max(most, len(fitting))
             free = max(free, sum(device.job_id is None for device in fitting))
     return free, most
@@ -235,6 +236,19 @@ def test_a_drained_node_says_why() -> None:
     assert reason == Reason(ReasonCode.NODE_DRAINED, "node n1 would have the devices but is drained: a fan is broken")
     both = explain(Snapshot(NOW, [job(1)], workers, [runs(9)]), 1)
     assert codes(both) == [ReasonCode.NODE_DRAINED, ReasonCode.RESOURCES]
+
+
+def test_a_quarantined_device_says_why() -> None:
+    broken = replace(worker(1, None, None), devices=(OfferedDevice(10, quarantined="it burns"), OfferedDevice(11)))
+    [reason] = explain(Snapshot(NOW, [job(1, 2)], [broken]), 1)
+    words = "1 device of w1 is quarantined: it burns (`dljobs gpu list`)"
+    assert reason == Reason(ReasonCode.QUARANTINED, words)
+    held = replace(broken, devices=(broken.devices[0], OfferedDevice(11, 9)))
+    assert codes(explain(Snapshot(NOW, [job(1)], [held], [runs(9)]), 1)) == [
+        ReasonCode.QUARANTINED, ReasonCode.RESOURCES,
+    ]  # fmt: skip
+    assert codes(explain(Snapshot(NOW, [job(1, 2)], [held], [runs(9)]), 1)) == [ReasonCode.QUARANTINED]
+    assert codes(explain(Snapshot(NOW, [job(1, 3)], [held], [runs(9)]), 1)) == [ReasonCode.NEVER_FITS]
 
 
 def test_device_types_are_whole_words() -> None:

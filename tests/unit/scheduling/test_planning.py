@@ -24,7 +24,21 @@ from dljobs.service.scheduling.rows import (
     WaitingJob,
 )
 
-from .clusters import MANY, NOW, carried_out, clusters, durations, hold, job, policies, queues, runs, snapshots, worker
+from .clusters import (
+    MANY,
+    NOW,
+    carried_out,
+    clusters,
+    durations,
+    hold,
+    is_usable,
+    job,
+    policies,
+    queues,
+    runs,
+    snapshots,
+    worker,
+)
 
 
 @MANY
@@ -106,7 +120,7 @@ def test_without_backfill_nobody_who_could_start_is_overtaken(snapshot: Snapshot
     largest = {
         job.id: max(
             (
-                sum(map(job.selector.accepts, worker.devices))
+                sum(map(job.selector.accepts, filter(is_usable, worker.devices)))
                 for worker in snapshot.workers
                 if worker.drained is None and job.selector.allows(worker)
             ),
