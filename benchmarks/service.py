@@ -17,8 +17,9 @@ from sqlalchemy import RowMapping
 from dljobs.service import jobs, metrics, runs, schema
 from dljobs.service.clock import read_now
 from dljobs.service.database import Database
-from dljobs.service.doorbell import Doorbell, broker_url
+from dljobs.service.doorbell import Doorbell
 from dljobs.service.embedded_redis import EmbeddedRedis
+from dljobs.service.redis_connection import broker_url
 from dljobs.service.settings import Settings, load_settings
 from dljobs.service.states import ENDED_JOBS, JobState
 from dljobs.service.submission import Request, enqueue, prepare

@@ -6,6 +6,7 @@
     ├── NotFound              102    no such job, run, artifact
     ├── NotFinished           101    a job that goes on after its client stopped waiting
     ├── Unreachable             1    Redis or the database does not answer
+    ├── NotAllowed              1    the database lets this user read only
     ├── SchemaMismatch          1    the database speaks another version of dljobs
     ├── DataError               1    a dataset that cannot be had or read
     ├── CorruptArtifact         1    stored bytes whose digest does not match
@@ -79,6 +80,10 @@ class NotFinished(DljobsError):
 
 class Unreachable(DljobsError):
     """A server that does not answer; the message names it without its password."""
+
+
+class NotAllowed(DljobsError):
+    """The database knows us, and does not let us do this."""
 
 
 class SchemaMismatch(DljobsError):

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
-from dljobs.errors import StorageFull, Unreachable, UsageError
+from dljobs.errors import NotAllowed, StorageFull, Unreachable, UsageError
 
 from .settings import Settings, mask
 
@@ -166,11 +166,28 @@ def wait_for_lock(connection: Connection, lock: Lock) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(lock)})
 
 
+_NOT_ALLOWED = ("InsufficientPrivilege", "ReadOnlySqlTransaction")
+# What libpq says of a connection that will never be made with these settings, what it means, and the cure.
+_REFUSALS = (
+    ("certificate verify failed", "shows a certificate that no authority known here has signed", "sslrootcert"),
+    ("root certificate file", "cannot be verified: the authority's file is not there", "sslrootcert"),
+    ("does not match host name", "shows a certificate for another name than its URL has", "name"),
+    ("server does not support SSL", "does not speak TLS", "tls"),
+    ("password authentication failed", "refuses this user or password", "user"),
+)
+_CURES = {
+    "sslrootcert": "name the authority's file: DLJOBS_DATABASE_URL='postgresql://…?sslmode=verify-full&sslrootcert=…'",
+    "name": "write the name that the certificate was made for in DLJOBS_DATABASE_URL",
+    "tls": "turn ssl on in that server, or leave sslmode out of DLJOBS_DATABASE_URL",
+    "user": "correct DLJOBS_DATABASE_URL: `dljobs config` shows where it comes from",
+}
+
+
 def _is_about_the_database(error: DBAPIError) -> bool:
     """Whether the server, the file or the schema is not right, rather than one statement."""
     # SQLite says "file is not a database" and "malformed" with the bare base class.
     unusable = isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
-    return unusable or type(error.orig).__name__ in ("UndefinedTable", "InsufficientPrivilege")
+    return unusable or type(error.orig).__name__ in ("UndefinedTable", *_NOT_ALLOWED)
 
 
 def _explain(error: DBAPIError, shown_url: str) -> Exception:
@@ -180,6 +197,14 @@ def _explain(error: DBAPIError, shown_url: str) -> Exception:
     first_line = words.strip().splitlines()[0] if words.strip() else type(error.orig).__name__
     if "no such table" in words or "UndefinedTable" in type(error.orig).__name__:
         return Unreachable(f"the database {shown_url} has no dljobs tables", "run `dljobs db upgrade`")
+    if type(error.orig).__name__ in _NOT_ALLOWED or "readonly database" in words:
+        return NotAllowed(
+            f"you may only look at the database {shown_url}: {first_line}",
+            "what changes something needs a user who may write: set DLJOBS_DATABASE_URL to one",
+        )
+    for pattern, meaning, cure in _REFUSALS:
+        if pattern in words:
+            return Unreachable(f"the database {shown_url} {meaning}", _CURES[cure])
     return Unreachable(f"the database {shown_url} does not answer: {first_line}", "see `dljobs doctor`")
 
 

@@ -13,6 +13,7 @@ from dljobs.errors import DljobsError
 from . import doctor_checks as checks
 from .database import Database, open_database
 from .doctor_checks import Check
+from .redis_connection import open_redis
 from .settings import Settings, mask
 
 ON_MACHINE = {
@@ -20,6 +21,7 @@ ON_MACHINE = {
     "home": checks.check_home,
     "data": checks.check_data,
     "devices": checks.check_devices,
+    "encryption": checks.check_encryption,
 }
 ON_DATABASE: dict[str, Callable[[Settings, Database], Check | None]] = {
     "database": checks.check_database,
@@ -41,7 +43,7 @@ def examine(settings: Settings) -> list[Check]:
     """All checks, in the order in which they are shown. It changes nothing, raises nothing, and shows no password."""
     report = [_guarded(name, check, settings) for name, check in ON_MACHINE.items()]
     report += _examine_server("database", ON_DATABASE, open_database, settings)
-    report += _examine_server("redis", ON_REDIS, checks.open_redis, settings)
+    report += _examine_server("redis", ON_REDIS, open_redis, settings)
     return [check for check in report if check is not None]
 
 

@@ -14,16 +14,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import text
-
-from dljobs.errors import DljobsError, Unreachable
 
 from . import registration, schema
 from .clock import read_now
 from .database import Database
 from .gpus import list_gpus
 from .redis_binary import OLDEST, parse_version
+from .redis_connection import refusal
 from .settings import Settings, mask
 from .states import WorkerState
 
@@ -31,7 +31,6 @@ LITTLE_BYTES = 2 << 30  # a few state_dicts
 TOO_LITTLE_BYTES = 100 << 20
 SAFE_SQLITE = (3, 51, 3)
 LARGE_SKEW_S = 5.0
-TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,36 @@ def check_devices(_settings: Settings) -> Check:
         return Check("devices", "ok", f"no GPU: a worker here offers CPU stand-ins, which share {cores} cores")
     kinds = Counter(f"{gpu.name} ({gpu.memory_bytes / 2**30:.0f} GiB)" for gpu in gpus)
     return Check("devices", "ok", ", ".join(f"{number} × {kind}" for kind, number in kinds.items()))
+
+
+def check_encryption(settings: Settings) -> Check:
+    """Whether passwords and data cross a network in the clear, or to whoever claims to be the server."""
+    in_the_clear, unverified = [], []
+    redis = urlsplit(settings.redis_url)
+    if _is_remote(redis.hostname):
+        if redis.scheme != "rediss":
+            in_the_clear.append(f"Redis at {redis.hostname}")
+        elif parse_qs(redis.query).get("ssl_cert_reqs") == ["none"]:
+            unverified.append(f"Redis at {redis.hostname}")
+    database = urlsplit(settings.database_url)
+    if _is_remote(database.hostname):
+        mode = (parse_qs(database.query).get("sslmode") or [os.environ.get("PGSSLMODE", "prefer")])[0]
+        if mode in {"disable", "allow", "prefer"}:
+            in_the_clear.append(f"Postgres at {database.hostname}")
+        elif mode != "verify-full":
+            unverified.append(f"Postgres at {database.hostname}")
+    if not _is_remote(redis.hostname) and not _is_remote(database.hostname):
+        return Check("encryption", "ok", "not needed: nothing leaves this machine")
+    found = [f"in the clear: {', '.join(in_the_clear)}"] if in_the_clear else []
+    found += [f"not verified: {', '.join(unverified)}"] if unverified else []
+    if found:
+        cure = "rediss://…?ssl_ca_certs=CA.pem and postgresql://…?sslmode=verify-full&sslrootcert=CA.pem: deploy/tls.md"
+        return Check("encryption", "warn", "; ".join(found), cure)
+    return Check("encryption", "ok", "TLS, and the servers' certificates are verified")
+
+
+def _is_remote(host: str | None) -> bool:
+    return host is not None and host != "localhost" and not host.startswith("127.") and host != "::1"
 
 
 def _version(package: str) -> str | None:
@@ -195,37 +224,12 @@ def check_workers(settings: Settings, database: Database) -> Check:
 # ---- Redis
 
 
-def open_redis(settings: Settings) -> Any:
-    """A redis-py client for these settings, not yet connected.
-
-    Raises:
-        Unreachable: the embedded server does not run.
-    """
-    from redis import Redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    from .embedded_redis import EmbeddedRedis
-
-    if settings.embedded_redis:
-        server = EmbeddedRedis(settings.home)
-        if not server.is_running():
-            raise Unreachable("the embedded Redis does not run", "`dljobs up`")
-        return server.client(TIMEOUT_S)
-    # kombu's name for a unix socket, in redis-py's words
-    url = settings.redis_url.replace("redis+socket://", "unix://").replace("virtual_host=", "db=")
-    try:
-        timeouts = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
-        return Redis.from_url(url, **timeouts, retry=Retry(NoBackoff(), 0))
-    except ValueError as error:
-        raise DljobsError(
-            f"{mask(settings.redis_url)} is no Redis URL: {error}", "DLJOBS_REDIS_URL=redis://:password@host:6379/0"
-        ) from None
-
-
 def check_redis(settings: Settings, client: Any) -> Check:
     """It answers; its version."""
-    version = str(client.info("server")["redis_version"])
+    try:
+        version = str(client.info("server")["redis_version"])
+    except Exception as error:
+        raise refusal(error, settings) or error from None
     where = "embedded" if settings.embedded_redis else mask(settings.redis_url)
     if parse_version(version) < OLDEST:
         return Check("redis", "fail", f"Redis {version} at {where} is older than 6.2", "upgrade that server")

@@ -8,6 +8,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from dljobs.errors import DljobsError
+
+from .redis_connection import broker_url, refusal
 from .runs import RunKey
 from .settings import Settings
 
@@ -50,15 +53,6 @@ CELERY_SETTINGS: dict[str, Any] = {
 logger = logging.getLogger(__name__)
 
 
-def broker_url(settings: Settings) -> str:
-    """The URL of the Redis these settings mean, in the form Celery takes."""
-    if not settings.embedded_redis:
-        return settings.redis_url
-    from .embedded_redis import EmbeddedRedis
-
-    return EmbeddedRedis(settings.home).broker_url
-
-
 def make_app(settings: Settings) -> Celery:
     """A Celery application on these settings' Redis."""
     from celery import Celery
@@ -79,6 +73,7 @@ class Doorbell:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._app: Celery | None = None  # made on the first ring: a client that only reads never loads Celery
+        self.problem = ""  # why the last ring did not get out, in words for a user
 
     def ring_schedule(self) -> bool:
         """Something in the queue or on the devices has changed."""
@@ -96,9 +91,14 @@ class Doorbell:
         try:
             if self._app is None:
                 self._app = make_app(self._settings)
+                # kombu would go on trying for 6 s, and a user waits.
+                options = {**CELERY_SETTINGS["broker_transport_options"], "max_retries": 0}
+                self._app.conf.broker_transport_options = options
             # No `expires`: it would be judged by the clocks of two hosts, and an old ring does no harm.
             self._app.send_task(task, args=arguments, queue=queue, retry=False)
         except Exception as error:  # a doorbell is a hint: nothing that keeps it from ringing may stop its caller
-            logger.warning("could not ring %s (the sweep will see it): %s", queue, error)
+            found = error if isinstance(error, DljobsError) else refusal(error, self._settings)
+            self.problem = found.message if found else "Redis does not answer"
+            logger.warning("could not ring %s (the sweep will see it): %s", queue, found.message if found else error)
             return False
         return True

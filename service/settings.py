@@ -33,6 +33,7 @@ class Settings:
     redis_url: str  # "" = the embedded Redis
     data_dir: Path
     user: str
+    node: str  # "" = the host's name
     lease_s: float
     heartbeat_s: float
     sweep_s: float
@@ -82,6 +83,7 @@ _DEFAULTS: dict[str, Any] = {
     "redis_url": "",
     "data_dir": "",
     "user": "",
+    "node": "",
     "lease_s": 60.0,
     "heartbeat_s": 15.0,
     "sweep_s": 5.0,
@@ -108,6 +110,7 @@ MEANINGS = {
     "redis_url": "redis://:password@host:port/db; unset: a Redis server that `dljobs up` runs",
     "data_dir": "where datasets are kept",
     "user": "who submits",
+    "node": "what to call this machine; unset: its host name, which a container changes with each start",
     "lease_s": "a run whose worker has been silent for so long is given to another",
     "heartbeat_s": "how often a worker renews its leases",
     "sweep_s": "how often a worker looks for what a lost message left waiting",

@@ -157,7 +157,7 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
     warnings = list(new.warnings)
     if not new.held and not doorbell.ring_schedule():
         warnings.append(
-            f"Redis does not answer: job {job_id} is safe in the database and starts when a worker next looks there"
+            f"{doorbell.problem}: job {job_id} is safe in the database and starts when a worker next looks there"
         )
     with database.read() as connection:
         reasons = make_plan(connection, lease_s=settings.lease_s).reasons(job_id)

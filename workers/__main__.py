@@ -22,6 +22,7 @@ import time
 from dljobs.errors import DljobsError, ExitCode, UsageError
 from dljobs.service.doorbell import Doorbell, make_app
 from dljobs.service.process_mark import ProcessMark
+from dljobs.service.redis_connection import check_accepted
 from dljobs.service.registration import WorkerInfo
 from dljobs.service.schema import open_checked
 from dljobs.service.settings import SECRET_VARIABLES, Settings, load_settings
@@ -29,6 +30,7 @@ from dljobs.service.settings import SECRET_VARIABLES, Settings, load_settings
 from .consumer import Consumer, Stopping
 from .devices import choose_devices
 from .launcher import Launcher
+from .life_sign import life_sign_of
 from .worker import Worker
 
 PR_SET_DUMPABLE = 4
@@ -55,7 +57,9 @@ def main(arguments: list[str]) -> int:
 
 def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -> int:
     database = open_checked(settings)
-    info = _introduce(options)
+    check_accepted(settings)
+    info = _introduce(options, settings.node or socket.gethostname())
+    life_sign = life_sign_of(settings.home, info.name)
     # Before any other thread: the forkserver starts from a process that has only one.
     launcher = Launcher()
     launcher.warm()
@@ -63,10 +67,14 @@ def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -
     stopping.take_signals()
     worker = Worker(settings, database, Doorbell(settings), launcher, info)
     stop = threading.Event()
-    threads = worker.run_periodically(stop)
-    threading.Thread(target=_watch_replaced, args=[worker, stopping], daemon=True, name="replaced").start()
+    threads = worker.run_periodically(stop, on_beat=life_sign.alive)
+    for watch in (_watch_replaced, _watch_outdated):
+        threading.Thread(target=watch, args=[worker, stopping], daemon=True, name=watch.__name__).start()
     worker.schedule()
+    # Before the consumer: without Redis, too, the sweep brings work.
+    life_sign.ready(f"worker {worker.name}: {len(info.devices)} {info.devices[0].kind} devices")
     Consumer(make_app(settings), worker, stopping, on_ready=lambda: _say_ready(worker.name, info, ready_fd)).run()
+    life_sign.stopping(f"draining {worker.num_running} runs")
     _wind_up(worker, stopping, settings.grace_s)
     stop.set()
     for thread in threads:
@@ -76,7 +84,8 @@ def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -
         worker.sign_off()
     launcher.close()
     database.close()
-    return ExitCode.ERROR if is_replaced else ExitCode.OK
+    life_sign.end()
+    return ExitCode.ERROR if is_replaced or worker.outdated.is_set() else ExitCode.OK
 
 
 def _wind_up(worker: Worker, stopping: Stopping, grace_s: float) -> None:
@@ -99,9 +108,14 @@ def _watch_replaced(worker: Worker, stopping: Stopping) -> None:
     stopping.hurry()
 
 
-def _introduce(options: dict[str, object]) -> WorkerInfo:
+def _watch_outdated(worker: Worker, stopping: Stopping) -> None:
+    worker.outdated.wait()
+    stopping.ask()
+
+
+def _introduce(options: dict[str, object], node: str) -> WorkerInfo:
     gpus, cpu_devices, name = options.get("gpus"), options.get("cpu_devices"), options.get("name")
-    node, process = socket.gethostname(), ProcessMark.of(os.getpid())
+    process = ProcessMark.of(os.getpid())
     assert process is not None
     default_name = node if gpus in (None, "all") else f"{node}-gpu-{str(gpus)[:60]}"
     worker_name = str(name) if name else re.sub(r"[^A-Za-z0-9_.-]+", "-", default_name)

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from dljobs.errors import DljobsError, StaleToken, Unreachable
-from dljobs.service import leases, nodes, registration, runs, sweep
+from dljobs.errors import DljobsError, SchemaMismatch, StaleToken, Unreachable
+from dljobs.service import leases, nodes, registration, runs, schema, sweep
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
 from dljobs.service.doorbell import Doorbell
@@ -61,6 +61,7 @@ class Worker:
         self._contact_since = time.monotonic()  # of the database, without a failure since
         self._tidied_at = 0.0
         self.replaced = threading.Event()
+        self.outdated = threading.Event()  # the database was migrated to a schema that this release does not speak
 
     def _register(self) -> Registration:
         with self._database.write() as connection:
@@ -156,7 +157,12 @@ class Worker:
             self.replaced.set()
 
     def sweep(self) -> None:
-        """See what a lost message or a dead process left waiting."""
+        """See what a lost message or a dead process left waiting.
+
+        Raises:
+            SchemaMismatch: the database was migrated under us.
+        """
+        schema.check(self._database)
         # An outage of the database stops everybody's heartbeats: give them time to beat before calling anyone lost.
         if time.monotonic() - self._contact_since > 2 * self._settings.heartbeat_s:
             sweep.expire_leases(self._database, actor=self.name)
@@ -177,30 +183,41 @@ class Worker:
         if self._health.look_round():
             self.schedule()
 
-    def run_periodically(self, stop: threading.Event) -> list[threading.Thread]:
-        """Start the threads that beat, sweep and check the devices until `stop` is set."""
+    def run_periodically(self, stop: threading.Event, on_beat: Callable[[], None]) -> list[threading.Thread]:
+        """Start the threads that beat, sweep and check the devices until `stop` is set.
+
+        Args:
+            on_beat: called after each beat, also after one that failed.
+        """
         rounds = (
-            (self.beat, self._settings.heartbeat_s),
-            (self.sweep, self._settings.sweep_s),
-            (self.look_after_devices, self._settings.health_s),
+            (self.beat, self._settings.heartbeat_s, on_beat),
+            (self.sweep, self._settings.sweep_s, lambda: None),
+            (self.look_after_devices, self._settings.health_s, lambda: None),
         )
         threads = [
-            threading.Thread(target=self._repeat, args=[work, interval_s, stop], name=work.__name__, daemon=True)
-            for work, interval_s in rounds
+            threading.Thread(target=self._repeat, args=[work, interval_s, then, stop], name=work.__name__, daemon=True)
+            for work, interval_s, then in rounds
         ]
         for thread in threads:
             thread.start()
         return threads
 
-    def _repeat(self, work: Callable[[], None], interval_s: float, stop: threading.Event) -> None:
+    def _repeat(
+        self, work: Callable[[], None], interval_s: float, then: Callable[[], None], stop: threading.Event
+    ) -> None:
         while not stop.wait(interval_s):
             try:
                 work()
             except Unreachable as error:
                 self._contact_since = time.monotonic()
                 logger.warning("%s: %s", work.__name__, error.message)
+            except SchemaMismatch as error:
+                if not self.outdated.is_set():
+                    logger.error("%s: this worker drains and ends (%s)", error.message, error.hint)
+                    self.outdated.set()
             except Exception:
                 logger.exception("%s failed; it comes round again in %g s", work.__name__, interval_s)
+            then()
 
     # The end
 

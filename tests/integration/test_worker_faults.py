@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import text
 
-from dljobs.service import control, leases, registration
+from dljobs.service import control, leases, registration, schema
 from dljobs.service.dispatch import make_plan
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.worker_process import WorkerProcess
@@ -88,6 +89,28 @@ def test_a_second_sigterm_is_immediate(cluster: Cluster) -> None:
     assert not alive
     assert cluster.runs(job_id)[0]["state"] == "requeued"
     cluster.cancel(job_id)
+
+
+def test_a_migration_under_running_workers_drains_them(cluster: Cluster) -> None:
+    """The rolling upgrade: workers of the old release give back what they run, and those of the new one go on."""
+    job_id = cluster.submit("lenet", *INTERRUPTIBLE, num_devices=2)
+    cluster.wait_for_step(job_id, 30)
+    workers = list(cluster.workers.values())
+    set_revision(cluster, "9999")
+    try:
+        wait_until(lambda: all(worker.exit_code() is not None for worker in workers), 20, "the end of both workers")
+        assert {worker.exit_code() for worker in workers} == {1}, "so that systemd starts what is installed by then"
+        assert cluster.runs(job_id)[0]["failure_class"] == "preempted"
+    finally:
+        set_revision(cluster, schema.HEAD)
+    cluster.ensure_workers("w1", "w2")
+    assert cluster.wait_for_end(job_id)["state"] == "succeeded"
+    assert any("resuming from" in line for line in cluster.log(job_id))
+
+
+def set_revision(cluster: Cluster, revision: str) -> None:
+    with cluster.database.write() as connection:
+        connection.execute(text("UPDATE dljobs_version SET version_num = :revision"), {"revision": revision})
 
 
 def test_a_killed_worker_takes_its_ranks_along_and_the_job_resumes_at_once_on_restart(cluster: Cluster) -> None:

@@ -20,6 +20,7 @@ from dljobs.service.database import Database, open_database
 from dljobs.service.doctor_checks import Check
 from dljobs.service.gpus import Gpu
 from dljobs.service.process_mark import ProcessMark
+from dljobs.service.redis_connection import open_redis
 from dljobs.service.registration import DeviceInfo, WorkerInfo
 from dljobs.service.settings import Settings, load_settings
 from dljobs.service.tables import workers
@@ -127,7 +128,7 @@ def test_a_check_that_raises_hides_no_other(settings: Settings, monkeypatch: pyt
 def test_a_healthy_service(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.home.chmod(0o700)
     register(database)
-    monkeypatch.setattr(doctor_checks, "open_redis", lambda _settings: FakeRedis())
+    monkeypatch.setattr(doctor, "open_redis", lambda _settings: FakeRedis())
     report = doctor.examine(settings)
     assert doctor.is_well(report)
     assert [
@@ -274,14 +275,30 @@ def test_redis(make_settings: MakeSettings, name: str, changed: dict[str, object
 
 
 def test_a_unix_socket_in_the_words_of_kombu(make_settings: MakeSettings) -> None:
-    client = doctor_checks.open_redis(make_settings(redis_url="redis+socket://:pw@/run/redis.sock?virtual_host=3"))
+    client = open_redis(make_settings(redis_url="redis+socket://:pw@/run/redis.sock?virtual_host=3"))
     options = client.connection_pool.connection_kwargs
     assert (options["path"], options["password"], int(options["db"])) == ("/run/redis.sock", "pw", 3)
 
 
 def test_an_embedded_redis_that_does_not_run(make_settings: MakeSettings) -> None:
     with pytest.raises(Unreachable, match="does not run"):
-        doctor_checks.open_redis(make_settings())
+        open_redis(make_settings())
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "database_url", "ok", "words"),
+    [
+        ("", "", "ok", "not needed"),
+        ("redis://:pw@127.0.0.1:6379/0", "postgresql://me:pw@localhost/jobs", "ok", "not needed"),
+        ("redis://:pw@head/0", "postgresql://me:pw@head/jobs", "warn", "the clear: Redis at head, Postgres at head"),
+        ("rediss://:pw@head/0", "postgresql://me:pw@head/jobs?sslmode=require", "warn", "verified: Postgres at head"),
+        ("rediss://:pw@head/0?ssl_cert_reqs=none", "", "warn", "not verified: Redis at head"),
+        ("rediss://:pw@head/0", "postgresql://me:pw@head/jobs?sslmode=verify-full", "ok", "verified"),
+    ],
+)
+def test_encryption(make_settings: MakeSettings, redis_url: str, database_url: str, ok: str, words: str) -> None:
+    check = doctor_checks.check_encryption(make_settings(redis_url=redis_url, database_url=database_url))
+    assert (check.ok, words in check.detail, "pw" in check.detail) == (ok, True, False), check
 
 
 # ---- the command
