@@ -75,9 +75,9 @@ def mark_damaged(database: Database, digest: str) -> None:
         connection.execute(update(blobs).where(blobs.c.digest == digest).values(damaged_at=now()))
 
 
-def collect(database: Database, digests: Iterable[str]) -> int:
-    """Delete those of these blobs that no artifact holds; returns how many. Safe beside writers."""
-    num_deleted = 0
+def collect(database: Database, digests: Iterable[str]) -> list[str]:
+    """Delete those of these blobs that no artifact holds; returns which. Safe beside writers."""
+    deleted: list[str] = []
     candidates = sorted(digests)
     for start in range(0, len(candidates), _COLLECTED_AT_ONCE):
         some = candidates[start : start + _COLLECTED_AT_ONCE]
@@ -89,5 +89,5 @@ def collect(database: Database, digests: Iterable[str]) -> int:
             locked = list(connection.scalars(mine))
             held = select(artifact_blobs.c.digest).where(artifact_blobs.c.digest.in_(locked))
             loose = delete(blobs).where(blobs.c.digest.in_(locked), blobs.c.digest.not_in(held))
-            num_deleted += connection.execute(loose).rowcount
-    return num_deleted
+            deleted += connection.scalars(loose.returning(blobs.c.digest))
+    return deleted

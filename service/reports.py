@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection
 
 from dljobs.errors import NotFound
 
-from . import artifacts, evaluations, events, jobs, leases, logs, nodes, quarantine, registration, runs, views
+from . import artifacts, evaluations, events, garbage, jobs, leases, logs, nodes, quarantine, registration, runs, views
 from .clock import read_now
 from .database import Database, open_database
 from .dispatch import Planned, make_plan
@@ -183,6 +184,24 @@ def list_artifacts(database: Database, job_id: int, *, kind: str | None = None) 
     """The complete artifacts of a job, oldest first."""
     with database.read() as connection:
         return [views.artifact_view(row) for row in artifacts.list_artifacts(connection, job_id, kind=kind)]
+
+
+def collect_garbage(database: Database, *, dry_run: bool) -> Json:
+    """Delete what is of no use in the artifact store, or only look; what it was, and what the store holds then."""
+    if dry_run:
+        with database.read() as connection:
+            found = garbage.find_garbage(connection)
+    else:
+        found = garbage.collect_garbage(database)
+    with database.read() as connection:
+        stock = garbage.take_stock(connection)
+    return {
+        "dry_run": dry_run,
+        "num_uploads": len(found.uploads),
+        "num_blobs": len(found.blobs),
+        "size_bytes": found.size_bytes,
+        "stock": asdict(stock),
+    }
 
 
 def list_events(database: Database, *, job_id: int | None, after_id: int = 0, limit: int) -> list[Json]:

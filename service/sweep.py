@@ -55,7 +55,7 @@ def end_runs_of_restarted(database: Database, worker_id: int, *, actor: str) -> 
 
 
 def tidy(database: Database) -> None:
-    """Remove what uploads that were never finished have left."""
+    """Remove the garbage of the artifact store."""
     collect_garbage(database)
 
 

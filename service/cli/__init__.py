@@ -40,7 +40,7 @@ COMMANDS = {
         "events": Entry("events:events", "Print the history of a job, or of everything."),
     },
     "Results": {
-        "artifacts": Entry("artifacts:artifacts", "List the stored outputs of a job."),
+        "artifacts": Entry("artifacts:artifacts", "List the stored outputs of a job; collect garbage."),
         "inspect": Entry("inspect:inspect", "Show the tensors in the weights of a job."),
         "eval": Entry("evaluate:evaluate", "Load the weights of a job and measure them."),
         "predict": Entry("predict:predict", "Say what the weights of a job make of an input."),

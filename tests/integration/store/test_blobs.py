@@ -23,7 +23,7 @@ from dljobs.service.clock import now
 from dljobs.service.cutting import BLOB_BYTES
 from dljobs.service.database import Database
 from dljobs.service.failures import FailureClass
-from dljobs.service.garbage import collect_garbage, find_garbage, stock
+from dljobs.service.garbage import Garbage, Stock, collect_garbage, find_garbage, take_stock
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
 from dljobs.service.tables import artifact_blobs, artifacts, blobs
@@ -68,7 +68,7 @@ def count(database: Database) -> dict[str, int]:
 
 def loose_blobs(database: Database) -> int:
     with database.read() as connection:
-        return len(find_garbage(connection, 0).blobs)
+        return len(find_garbage(connection).blobs)
 
 
 # Sharing
@@ -96,18 +96,18 @@ def test_ten_checkpoints_with_a_frozen_backbone_cost_little_more_than_one(databa
     paths = [write_weights(tmp_path / f"epoch-{epoch}", epoch) for epoch in range(10)]
     ids = [put(database, key, path, path.name) for path in paths]
     with database.read() as connection:
-        found = stock(connection)
-    assert found["num_artifacts"] == 10
-    assert found["artifact_bytes"] == sum(path.stat().st_size for path in paths)
+        found = take_stock(connection)
+    assert found.num_artifacts == 10
+    assert found.artifact_bytes == sum(path.stat().st_size for path in paths)
     # The head lies in one group with its small neighbours, 36 KiB of them.
-    assert found["blob_bytes"] < 1.1 * paths[0].stat().st_size
-    assert found["num_blobs"] < 30
+    assert found.blob_bytes < 1.1 * paths[0].stat().st_size
+    assert found.num_blobs < 30
     for artifact_id, path in zip(ids, paths, strict=True):
         assert read(database, artifact_id) == path.read_bytes()
     ArtifactStore(database).drop(key, ids[1:])
     assert read(database, ids[0]) == paths[0].read_bytes()
     with database.read() as connection:
-        assert stock(connection)["blob_bytes"] == paths[0].stat().st_size
+        assert take_stock(connection).blob_bytes == paths[0].stat().st_size
 
 
 def test_a_tensor_is_read_without_the_others(
@@ -227,12 +227,6 @@ def test_a_reader_that_stops_early_leaves_no_thread(database: Database, tmp_path
 # Garbage
 
 
-def age(database: Database, seconds: float) -> None:
-    with database.write() as connection:
-        connection.execute(update(artifacts).values(created_at=artifacts.c.created_at - seconds))
-        connection.execute(update(blobs).values(stored_at=blobs.c.stored_at - seconds))
-
-
 def test_what_a_dead_writer_left_is_garbage_once_its_run_is_over(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,14 +236,15 @@ def test_what_a_dead_writer_left_is_garbage_once_its_run_is_over(
     leave_half(database, key, tmp_path)
     everything = count(database)
     assert everything == {"artifacts": 2, "artifact_blobs": NUM_BLOBS + 2, "blobs": NUM_BLOBS + 2}
-    age(database, 100)
-    assert collect_garbage(database, 50).unfinished == ()  # its run may still be writing it
+    assert collect_garbage(database).uploads == ()  # its run may still be writing it
     end(database, key, Outcome(None, "trained"))
-    assert collect_garbage(database, 200).unfinished == ()
+    with database.read() as connection:
+        found = find_garbage(connection)
+        assert take_stock(connection) == Stock(1, NUM_BLOBS * SMALL - 300, NUM_BLOBS + 2, (NUM_BLOBS + 2) * SMALL - 300)
     assert count(database) == everything
-    garbage = collect_garbage(database, 50)
-    assert len(garbage.unfinished) == 1
-    assert sorted(garbage.blobs.values()) == [SMALL, SMALL]
+    assert len(found.uploads) == 1
+    assert sorted(found.blobs.values()) == [SMALL, SMALL]
+    assert collect_garbage(database) == found
     assert count(database) == {"artifacts": 1, "artifact_blobs": NUM_BLOBS, "blobs": NUM_BLOBS}
     assert read(database, whole) == (tmp_path / "file-0").read_bytes()
 
@@ -272,20 +267,26 @@ def leave_half(database: Database, key: RunKey, folder: Path) -> None:
         put(database, key, write_file(folder, seed=9), "half")
 
 
-def test_loose_blobs_are_kept_while_they_are_young(
+def test_blobs_that_nobody_collected_when_they_were_dropped(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_small_blobs(monkeypatch)
     _job, key = start(database)
     artifact_id = put(database, key, write_file(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(blobs_module, "collect", lambda *_: 0)  # it died before that
+        patch.setattr(blobs_module, "collect", lambda *_: [])  # it died before that
         ArtifactStore(database).drop(key, [artifact_id])
     assert count(database) == {"artifacts": 0, "artifact_blobs": 0, "blobs": NUM_BLOBS}
-    assert collect_garbage(database, 50).blobs == {}
-    age(database, 100)
-    assert sum(collect_garbage(database, 50).blobs.values()) == NUM_BLOBS * SMALL - 300
+    garbage = collect_garbage(database)
+    assert (len(garbage.blobs), garbage.size_bytes) == (NUM_BLOBS, NUM_BLOBS * SMALL - 300)
     assert count(database)["blobs"] == 0
+    assert collect_garbage(database).blobs == {}
+
+
+def test_an_empty_store_has_no_garbage(database: Database) -> None:
+    assert collect_garbage(database) == Garbage((), {})
+    with database.read() as connection:
+        assert take_stock(connection) == Stock(0, 0, 0, 0)
 
 
 # Many at once, and deaths
@@ -310,7 +311,7 @@ def collect_all_the_time(url: str, *_: Any) -> int:
     database = Database(url)
     num_collected = 0
     for _again in range(25):
-        num_collected += len(collect_garbage(database, 0).blobs)
+        num_collected += len(collect_garbage(database).blobs)
     return num_collected
 
 
@@ -328,7 +329,7 @@ def test_writers_of_the_same_blobs_beside_collectors(
     results = race(write_or_collect, *writers, ("collect", url), ("collect", url))
     for artifact_id in results[:4]:
         assert read(database, artifact_id) == paths[1].read_bytes()
-    assert loose_blobs(database) == len(collect_garbage(database, 0).blobs)
+    assert loose_blobs(database) == len(collect_garbage(database).blobs)
     assert count(database) == {"artifacts": 4, "artifact_blobs": 4 * NUM_BLOBS, "blobs": NUM_BLOBS}
 
 
@@ -381,7 +382,7 @@ def test_kill_9_at_any_statement_beside_collectors(
             assert read(database, row.id) == files[row.name]
     for key in keys:
         end(database, key, Outcome(FailureClass.NODE_LOST, "its worker was killed"))
-    collect_garbage(database, 0)
+    collect_garbage(database)
     complete = [row for row in found if row.state == "complete"]
     assert count(database)["artifacts"] == len(complete)
     assert count(database)["blobs"] == NUM_BLOBS * len({row.name for row in complete})

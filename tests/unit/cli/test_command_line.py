@@ -36,7 +36,7 @@ READING = {
     "hold": ["hold 4"],
     "release": ["release 5"],
     "events": ["events", "events 1"],
-    "artifacts": ["artifacts 1"],
+    "artifacts": ["artifacts 1", "artifacts gc", "artifacts gc --dry-run"],
     "inspect": [],  # test_inspect.py has true weights
     "eval": ["eval 1 --queue"],  # tests/e2e evaluates here
     "predict": [],  # test_results.py has a child that answers

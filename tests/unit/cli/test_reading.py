@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from dljobs.service import blobs
+from dljobs.service.artifacts import ArtifactStore
 from dljobs.service.failures import FailureClass
 from tests.service_world import World
 
@@ -218,6 +220,25 @@ def test_artifacts(dljobs, world: World):
     row = cells(dljobs("artifacts", 1).lines[1])
     assert row[:7] == ["1", "1", "state_dict", "epoch-1", "1", "10", "2.0 KiB"]
     assert row[-1] == "accuracy 0.5, loss 1.25"
+    assert dljobs("artifacts", "list", 1).out == dljobs("artifacts", 1).out
+
+
+def test_garbage_is_looked_at_and_collected(dljobs, world: World, monkeypatch: pytest.MonkeyPatch):
+    world.worker()
+    world.job()
+    key = world.start()
+    store = ArtifactStore(world.database)
+    first, second = world.store(key, 1, content=b"x" * 2048), world.store(key, 2, content=b"x" * 2048 + b"y")
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs, "collect", lambda *_: [])  # it died before that
+        store.drop(key, [second])
+    holds = "the store holds 1 artifact of 2.0 KiB in {} with {}"
+    would = ["would delete 1 blob with 2.0 KiB", holds.format("2 blobs", "4.0 KiB")]
+    assert dljobs("artifacts", "gc", "--dry-run").lines == would
+    assert dljobs("artifacts", "gc", "--dry-run").lines == would
+    assert dljobs("artifacts", "gc").lines == ["deleted 1 blob with 2.0 KiB", holds.format("1 blob", "2.0 KiB")]
+    assert dljobs("artifacts", "gc").lines[0] == "deleted 0 blobs with 0 B"
+    assert b"".join(store.chunks(first)) == b"x" * 2048
 
 
 def test_models_and_one_of_them(dljobs):
