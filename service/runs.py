@@ -15,13 +15,15 @@ from dljobs.errors import DljobsError, StaleToken
 
 from . import leases, ledger
 from .clock import now
+from .durations import show_duration
 from .events import record
-from .failures import FailureClass, decide
+from .failures import LOST, WITHIN_RETRIES, FailureClass, decide
 from .jobs import get_job, move_job
 from .json_text import to_json
 from .scheduling.rows import Part
+from .spec import JobSpec
 from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
-from .tables import jobs, runs
+from .tables import artifacts, jobs, runs, workers
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Outcome:
     error: dict[str, Any] | None = None  # rank, exception, message, file, line, traceback of the first rank that failed
     result: dict[str, Any] | None = None
     was_refused: bool = False  # a check of its devices kept it from starting
+    evidence: dict[str, Any] | None = None  # what the class was judged by: exits, errors, stacks
 
 
 @dataclass(frozen=True)
@@ -114,47 +117,111 @@ def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str
     if run is None or RunState(run["state"]) not in LIVE_RUNS or token not in (None, run["token"]):
         raise StaleToken(f"run {run_id} has already ended or belongs to another worker")
     job = connection.execute(select(jobs).where(jobs.c.id == run["job_id"]).with_for_update()).mappings().one()
-    run_state, job_state, reason, changes = _decide_end(job, outcome)
+    end = _decide_end(connection, job, run, outcome)
     move_run(
         connection,
         run_id,
-        run_state,
+        end.run_state,
         actor=actor,
         reason=outcome.reason,
+        decision=end.decision,
+        evidence_json=_to_json(outcome.evidence),
         failure_class=outcome.failure,
         error_json=_to_json(outcome.error),
         result_json=_to_json(outcome.result),
     )
     leases.release(connection, run_id)
     ledger.add_run(connection, run_id, job["user"], job["num_devices"])
-    move_job(connection, job["id"], job_state, actor=actor, reason=reason, run_id=run_id, **changes)
-    return job_state
+    move_job(connection, job["id"], end.job_state, actor=actor, reason=end.reason, run_id=run_id, **end.changes)
+    return end.job_state
 
 
-def _decide_end(job: RowMapping, outcome: Outcome) -> tuple[RunState, JobState, str, dict[str, Any]]:
-    """The run's end state, the job's next state, why, and the job's other columns."""
+@dataclass(frozen=True)
+class _End:
+    """What follows from a run's end."""
+
+    run_state: RunState
+    job_state: JobState
+    reason: str  # why the job is in its new state
+    decision: str  # what was decided on the job, for the run's row
+    changes: dict[str, Any]  # other columns of the job
+
+
+def _decide_end(connection: Connection, job: RowMapping, run: RowMapping, outcome: Outcome) -> _End:
     failure = outcome.failure
     if failure is None:
         done = {"result_json": _to_json(outcome.result), "failure_class": None}
-        return RunState.SUCCEEDED, JobState.SUCCEEDED, outcome.reason, done
+        return _End(RunState.SUCCEEDED, JobState.SUCCEEDED, outcome.reason, "", done)
     if job["cancel_requested_at"] is not None:
-        return RunState.CANCELLED, JobState.CANCELLED, outcome.reason, {"failure_class": FailureClass.CANCELLED}
+        asked = {"failure_class": FailureClass.CANCELLED}
+        return _End(RunState.CANCELLED, JobState.CANCELLED, outcome.reason, "cancelled: somebody asked", asked)
+    num_lost = 0 if _has_checkpoint(connection, run["id"]) else job["num_lost"]
     verdict = decide(
         failure,
         num_retries=job["num_retries"],
         max_retries=job["max_retries"],
-        num_lost=job["num_lost"],
+        num_lost=num_lost,
         was_refused=outcome.was_refused,
     )
-    lost = failure is FailureClass.NODE_LOST
-    changes: dict[str, Any] = {"num_lost": job["num_lost"] + 1 if lost else 0}
+    is_lost = failure in LOST and not outcome.was_refused
+    changes: dict[str, Any] = {"num_lost": num_lost + is_lost if is_lost or outcome.was_refused else 0}
     if not verdict.requeue:
-        reason = f"{outcome.reason} ({verdict.because})" if verdict.because else outcome.reason
-        return RunState.FAILED, JobState.FAILED, reason, {**changes, "failure_class": failure}
-    if not outcome.was_refused and failure not in (FailureClass.NODE_LOST, FailureClass.PREEMPTED):
+        because = verdict.because
+        if failure in LOST:
+            because += f": {_tell_lost(connection, job['id'], changes['num_lost'], outcome)}"
+        reason = f"{outcome.reason} ({because})" if because else outcome.reason
+        decision = f"the job failed: {because or 'a fault of this class is not tried again'}"
+        return _End(RunState.FAILED, JobState.FAILED, reason, decision, {**changes, "failure_class": failure})
+    how = "for free"
+    if failure in WITHIN_RETRIES:
         changes["num_retries"] = job["num_retries"] + 1
+        how = f"retry {changes['num_retries']} of {job['max_retries']}"
     changes["eligible_at"] = now() + verdict.delay_s if verdict.delay_s else None
-    return RunState.REQUEUED, JobState.QUEUED, f"queued again: {outcome.reason}", changes
+    decision = f"queued again, {how}" + (f", after {show_duration(verdict.delay_s)}" if verdict.delay_s else "")
+    return _End(RunState.REQUEUED, JobState.QUEUED, f"queued again: {outcome.reason}", decision, changes)
+
+
+def _has_checkpoint(connection: Connection, run_id: int) -> bool:
+    """Whether the run got somewhere: it stored a checkpoint of its own."""
+    of_run = (artifacts.c.run_id == run_id, artifacts.c.kind == "checkpoint", artifacts.c.state == "complete")
+    return connection.execute(select(artifacts.c.id).where(*of_run).limit(1)).first() is not None
+
+
+def _tell_lost(connection: Connection, job_id: int, num: int, outcome: Outcome) -> str:
+    """The last `num` runs of a job, of which the newest is ending: where each one was, and what became of it."""
+    newest_first = (
+        select(runs.c.number, runs.c.failure_class, workers.c.name)
+        .join(workers, workers.c.id == runs.c.worker_id)
+        .where(runs.c.job_id == job_id)
+        .order_by(runs.c.number.desc())
+        .limit(num)
+    )
+    rows = reversed(list(connection.execute(newest_first)))
+    return ", ".join(f"run {row.number} on {row.name} ({row.failure_class or outcome.failure})" for row in rows)
+
+
+def request_checkpoint(connection: Connection, job_id: int, *, actor: str) -> RowMapping:
+    """Ask the job's live run for a checkpoint; the job goes on. Returns the run's row.
+
+    Raises:
+        DljobsError: it does not train now.
+    """
+    job = get_job(connection, job_id, lock=True)
+    run = latest_run(connection, job_id)
+    if run is None or run["state"] not in LIVE_RUNS:
+        raise DljobsError(f"job {job_id} is {job['state']}: only a job that trains can write a checkpoint")
+    if JobSpec.from_json(job["spec_json"]).kind != "train":
+        raise DljobsError(f"job {job_id} does not train: it has nothing to write a checkpoint of")
+    asked = update(runs).where(runs.c.id == run["id"]).values(checkpoint_requested_at=now()).returning(runs)
+    record(connection, "checkpoint", f"{actor} asked for a checkpoint", actor=actor, job_id=job_id, run_id=run["id"])
+    return connection.execute(asked).mappings().one()
+
+
+def answer_checkpoint_request(connection: Connection, key: RunKey, up_to: float) -> None:
+    """Requests up to that moment have their checkpoint, or the loud line in the log that there was no room for it."""
+    fenced_update(connection, key)
+    asked = (runs.c.id == key.run_id, runs.c.checkpoint_requested_at <= up_to)
+    connection.execute(update(runs).where(*asked).values(checkpoint_requested_at=None))
 
 
 def move_run(

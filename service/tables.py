@@ -89,6 +89,9 @@ jobs = Table(
     Column("started_at", Double),
     Column("ended_at", Double),
     Column("cancel_requested_at", Double),
+    # What it continues, by hand; no foreign keys, as the checkpoint may be dropped once the job has ended.
+    Column("resumed_from_job_id", BigInteger),
+    Column("resumed_from_artifact_id", BigInteger),
     Column("failure_class", String(16)),
     Column("reason", AnyText, nullable=False, server_default=text("''")),
     Column("result_json", Text),
@@ -215,8 +218,11 @@ runs = Table(
     Column("progress_at", Double),
     # How far the run's spool of events and output has been taken over, written with the rows that came from it.
     Column("spool_json", Text, nullable=False, server_default=text("'{}'")),
+    Column("checkpoint_requested_at", Double),  # null: none is asked for, or it has been taken
     Column("failure_class", String(16)),
     Column("reason", AnyText, nullable=False, server_default=text("''")),
+    Column("decision", AnyText, nullable=False, server_default=text("''")),  # on the job, when the run ended
+    Column("evidence_json", Text),  # what the class was judged by
     Column("error_json", Text),
     Column("result_json", Text),
     _one_of("state", RunState),
@@ -360,5 +366,23 @@ evaluations = Table(
     Index(None, "job_id"),
     Index(None, "artifact_id"),
     UniqueConstraint("by_job_id"),
+    sqlite_autoincrement=True,
+)
+
+# Replays: whether training from a checkpoint gives the same numbers again.
+verifications = Table(
+    "verifications",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),  # whose training was replayed
+    Column("by_job_id", ForeignKey("jobs.id"), nullable=False, unique=True),  # the job of kind "verify"
+    Column("run_number", Integer, nullable=False),
+    Column("from_step", BigInteger, nullable=False),
+    Column("to_step", BigInteger, nullable=False),
+    Column("is_exact", Integer, nullable=False),
+    Column("result_json", Text, nullable=False),
+    Column("user", String(200), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "job_id"),
     sqlite_autoincrement=True,
 )

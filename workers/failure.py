@@ -6,6 +6,7 @@ the supervisor to find out.
 
 from __future__ import annotations
 
+import errno
 import sysconfig
 import traceback
 from pathlib import Path
@@ -24,6 +25,25 @@ _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "p
 _ZOO = str(Path("dljobs", "models"))
 _OURS = str(Path(__file__).parent)
 # How gloo, NCCL and the store tell that another rank is gone.
+_CUDA_IS_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# What CUDA and NCCL say of a GPU, a link or a driver that has failed. Not among them: illegal addresses and assertions
+# of a kernel, which are bugs of whoever wrote or called it.
+_DEVICE_FAILED = (
+    "uncorrectable ecc error",
+    "hardware stack error",
+    "gpu is lost",
+    "fallen off the bus",
+    "no cuda-capable device",
+    "devices are busy or unavailable",
+    "device(s) is/are busy or unavailable",
+    "cuda driver initialization failed",
+    "system not yet initialized",
+    "system has unsupported display driver",
+    "unspecified launch failure",
+    "nvlink",
+    "unhandled system error",
+    "unhandled cuda error",
+)
 _PEER_IS_GONE = (
     "connection closed by peer",
     "connection reset by peer",
@@ -55,22 +75,38 @@ def describe(error: BaseException) -> dict[str, Any]:
         "line": line,
         "traceback": text,
         "failure_class": classify(error),
+        "memory": exhausted_memory(error),
         "secondary": is_secondary(error),
     }
 
 
 def classify(error: BaseException) -> str:
-    """One of "data", "oom", "storage" and "user"."""
+    """One of "data", "oom", "storage", "device" and "user"."""
     if isinstance(error, DataError):
         return "data"
     if isinstance(error, StorageFull) or is_no_room(error):
         return "storage"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if exhausted_memory(error):
         return "oom"
-    # The CPU allocator has no exception of its own.
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return "oom"
+    text = str(error).lower()
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _DEVICE_FAILED):
+        return "device"
     return "user"
+
+
+def exhausted_memory(error: BaseException) -> str:
+    """Whose memory ran out, "host" or "CUDA"; empty if none did."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "CUDA"
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _CUDA_IS_FULL):
+        return "CUDA"
+    # The CPU allocator has no exception of its own.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
+        return "host"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return "host"
+    return ""
 
 
 def is_secondary(error: BaseException) -> bool:
@@ -85,14 +121,15 @@ def _place(error: BaseException) -> tuple[str | None, int | None]:
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     if not frames:
         return None, None
-    for is_wanted in (_is_users, lambda file: file.startswith(_OURS)):
+    for is_wanted in (is_users, lambda file: file.startswith(_OURS)):
         for file, line in reversed(frames):
             if is_wanted(file):
                 return file, line
     return frames[-1]
 
 
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
+    """Whether a source file is the user's own, or a model's."""
     if _ZOO in file:
         return True
     return not file.startswith((*_LIBRARIES, _OURS, "<"))

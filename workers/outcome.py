@@ -5,6 +5,7 @@ The first rank to fail is the cause; the others usually die of its death. What f
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,10 +37,31 @@ class Evidence:
     storage: str | None = None  # why an artifact that had to be stored was not
     launch_error: str | None = None  # the launcher itself failed
     out_of_memory_kills: int = 0  # by the kernel, on this node, while the run was on
+    hung: str = ""  # why the ranks were taken to hang, and killed
+    stacks: dict[int, str] = field(default_factory=dict)  # rank -> where it stood then
+
+    def describe(self) -> dict[str, Any]:
+        """What the run's row keeps of it."""
+        told = ("rank", "exception", "message", "secondary")
+        found = {
+            "exits": [{"rank": end.rank, "how": _describe_exit(end)} for end in self.exits],
+            "errors": [{key: error.get(key) for key in told} for error in self.errors],
+            "out_of_memory_kills": self.out_of_memory_kills,
+            "hung": self.hung,
+            "stacks": {str(rank): place for rank, place in sorted(self.stacks.items())},
+            "launch_error": self.launch_error,
+            "storage": self.storage,
+        }
+        return {name: value for name, value in found.items() if value}
 
 
 def classify(evidence: Evidence) -> Outcome:
     """The outcome that the evidence shows."""
+    outcome = _judge(evidence)
+    return outcome if outcome.failure is None else dataclasses.replace(outcome, evidence=evidence.describe())
+
+
+def _judge(evidence: Evidence) -> Outcome:
     if evidence.storage is not None:
         return Outcome(FailureClass.STORAGE, evidence.storage)
     if evidence.finished is not None and not evidence.errors and evidence.launch_error is None:
@@ -47,6 +69,9 @@ def classify(evidence: Evidence) -> Outcome:
         return Outcome(None, "finished", result=result)
     if evidence.stop is not None:
         return Outcome(evidence.stop, _describe_stop(evidence))
+    if evidence.hung:
+        places = ", ".join(f"rank {rank} in {place}" for rank, place in sorted(evidence.stacks.items()))
+        return Outcome(FailureClass.HUNG, evidence.hung + (f"; {places}" if places else ""))
     killed = next((end for end in evidence.exits if _was_hit(end)), None)
     if killed is not None:
         return _from_exit(killed, evidence)
@@ -91,7 +116,23 @@ def _from_error(error: Event) -> Outcome:
     details: dict[str, Any] = {key: error.get(key) for key in keys}
     message = str(details["message"] or "").strip().split("\n")[0][:300]
     where = f" ({Path(str(details['file'])).name}:{details['line']})" if details["file"] else ""
-    return Outcome(failure, f"rank {details['rank']} raised {details['exception']}: {message}{where}", error=details)
+    what = f"raised {details['exception']}: {message}"
+    if memory := error.get("memory"):
+        what = f"ran out of {memory} memory: {message}"
+    return Outcome(failure, f"rank {details['rank']} {what}{where}", error=details)
+
+
+def _describe_exit(end: RankExit) -> str:
+    if end.was_killed:
+        return "ended by dljobs"
+    return f"exit code {end.exitcode}" if end.exitcode >= 0 else _signal_of(end)
+
+
+def _signal_of(end: RankExit) -> str:
+    try:
+        return signal.Signals(-end.exitcode).name
+    except ValueError:  # a real-time signal
+        return f"signal {-end.exitcode}"
 
 
 def _was_hit(end: RankExit) -> bool:
@@ -108,4 +149,4 @@ def _from_exit(end: RankExit, evidence: Evidence) -> Outcome:
         return Outcome(FailureClass.USER, f"rank {end.rank} left with exit code {end.exitcode} and no exception")
     if end.exitcode == -signal.SIGKILL and evidence.out_of_memory_kills:
         return Outcome(FailureClass.OOM, f"rank {end.rank} was killed by the kernel: the host ran out of memory")
-    return Outcome(FailureClass.KILLED, f"rank {end.rank} was killed by {signal.Signals(-end.exitcode).name}")
+    return Outcome(FailureClass.KILLED, f"rank {end.rank} was killed by {_signal_of(end)}")

@@ -17,20 +17,14 @@ from dljobs.service.failures import (
 )
 
 USERS = {FailureClass.USER, FailureClass.DATA, FailureClass.TIME_LIMIT, FailureClass.CANCELLED}
-FREE = {FailureClass.NODE_LOST, FailureClass.PREEMPTED}
-COUNTED = set(FailureClass) - USERS - FREE
+LOST = {FailureClass.NODE_LOST, FailureClass.DEVICE, FailureClass.STORAGE}
+COUNTED = set(FailureClass) - USERS - LOST - {FailureClass.PREEMPTED}
 
 counts = st.integers(0, 10**6)
 
 
 def test_the_classes_are_sorted() -> None:
-    assert {
-        FailureClass.OOM,
-        FailureClass.KILLED,
-        FailureClass.HUNG,
-        FailureClass.STORAGE,
-        FailureClass.DEVICE,
-    } == COUNTED
+    assert {FailureClass.OOM, FailureClass.KILLED, FailureClass.HUNG} == COUNTED
 
 
 @given(failure=st.sampled_from(sorted(USERS)), num_retries=counts, max_retries=counts, num_lost=counts)
@@ -59,12 +53,15 @@ def test_a_preemption_is_always_free(num_retries: int, max_retries: int, num_los
     assert verdict.delay_s == 0
 
 
-@given(num_retries=counts, max_retries=counts, num_lost=counts)
-def test_lost_workers_are_free_until_the_job_is_suspect(num_retries: int, max_retries: int, num_lost: int) -> None:
-    verdict = decide(FailureClass.NODE_LOST, num_retries=num_retries, max_retries=max_retries, num_lost=num_lost)
+@given(failure=st.sampled_from(sorted(LOST)), num_retries=counts, max_retries=counts, num_lost=counts)
+def test_a_fault_of_the_infrastructure_is_free_until_the_job_is_suspect(
+    failure: FailureClass, num_retries: int, max_retries: int, num_lost: int
+) -> None:
+    verdict = decide(failure, num_retries=num_retries, max_retries=max_retries, num_lost=num_lost)
     assert verdict.requeue == (num_lost + 1 < MAX_LOST_RUNS)
     assert verdict.requeue or f"{num_lost + 1} runs in a row" in verdict.because
-    assert (verdict.delay_s == 0) == (num_lost == 0 or not verdict.requeue)
+    is_at_once = failure is FailureClass.NODE_LOST and num_lost == 0
+    assert (verdict.delay_s == 0) == (is_at_once or not verdict.requeue)
 
 
 def test_the_wait_doubles_up_to_a_limit() -> None:

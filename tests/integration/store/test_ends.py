@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from dljobs.errors import DljobsError
 from dljobs.service import jobs, runs
+from dljobs.service.artifacts import ArtifactStore, Description
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch, make_plan
 from dljobs.service.events import list_events
-from dljobs.service.failures import FailureClass
+from dljobs.service.failures import MAX_LOST_RUNS, FailureClass
 from dljobs.service.runs import Outcome
 from dljobs.service.scheduling.reasons import ReasonCode
 from dljobs.service.tables import leases
@@ -55,7 +57,7 @@ def test_a_users_fault_never_loops(database: Database, failure: FailureClass) ->
     assert dispatch(database, lease_s=LEASE_S) == []
 
 
-@pytest.mark.parametrize("failure", [FailureClass.OOM, FailureClass.KILLED, FailureClass.HUNG, FailureClass.DEVICE])
+@pytest.mark.parametrize("failure", [FailureClass.OOM, FailureClass.KILLED, FailureClass.HUNG])
 def test_a_fault_that_may_pass_is_tried_again_later(database: Database, failure: FailureClass) -> None:
     job_id, key = start(database, max_retries=2)
     waits = []
@@ -87,6 +89,63 @@ def test_a_fault_of_the_infrastructure_is_free(database: Database, failure: Fail
     job = job_row(database, job_id)
     assert (job["num_retries"], job["eligible_at"]) == (0, None)
     assert [placed.key.run_id for placed in dispatch(database, lease_s=LEASE_S)] != []
+
+
+@pytest.mark.parametrize("failure", [FailureClass.DEVICE, FailureClass.STORAGE])
+def test_a_device_or_a_disk_that_fails_uses_up_no_retry_but_time(database: Database, failure: FailureClass) -> None:
+    job_id, key = start(database, max_retries=0)
+    assert end(database, key, Outcome(failure, "broken")) == "queued"
+    job = job_row(database, job_id)
+    assert (job["num_retries"], job["num_lost"]) == (0, 1)
+    assert job["eligible_at"] is not None
+    assert run_row(database, key.run_id)["decision"] == "queued again, for free, after 2.0s"
+
+
+def test_a_job_that_takes_every_worker_down_fails_with_that_history(database: Database) -> None:
+    job_id, key = start(database, max_retries=0)
+    for _ in range(MAX_LOST_RUNS - 1):
+        assert end(database, key, Outcome(FailureClass.NODE_LOST, "worker w1 went silent")) == "queued"
+        key = place_again(database, job_id)
+        run_it(database, key)
+    assert end(database, key, Outcome(FailureClass.DEVICE, "the GPU is lost")) == "failed"
+    job = job_row(database, job_id)
+    history = ", ".join(f"run {n} on w1 ({'node-lost' if n < 5 else 'device'})" for n in range(1, 6))
+    assert job["reason"] == f"the GPU is lost (5 runs in a row were lost: {history})"
+    assert run_row(database, key.run_id)["decision"] == f"the job failed: 5 runs in a row were lost: {history}"
+
+
+def test_a_run_that_stored_a_checkpoint_has_got_somewhere(database: Database, tmp_path: Path) -> None:
+    job_id, key = start(database)
+    (tmp_path / "it").write_bytes(b"state")
+    for _ in range(MAX_LOST_RUNS + 1):
+        ArtifactStore(database).put(key, Description("checkpoint", "step-1"), tmp_path / "it")
+        assert end(database, key, Outcome(FailureClass.NODE_LOST, "gone")) == "queued"
+        assert job_row(database, job_id)["num_lost"] == 1
+        key = place_again(database, job_id)
+        run_it(database, key)
+
+
+def test_a_run_keeps_what_its_class_was_judged_by_and_what_followed(database: Database) -> None:
+    _job, key = start(database, max_retries=1)
+    evidence = {"exits": [{"rank": 0, "how": "SIGKILL"}], "out_of_memory_kills": 1}
+    end(database, key, Outcome(FailureClass.OOM, "the host ran out of memory", evidence=evidence))
+    run = run_row(database, key.run_id)
+    assert json.loads(run["evidence_json"]) == evidence
+    assert run["decision"] == "queued again, retry 1 of 1, after 2.0s"
+
+
+def test_a_request_for_a_checkpoint_stands_until_it_is_answered(database: Database) -> None:
+    job_id, key = start(database)
+    with database.write() as connection:
+        asked_at = runs.request_checkpoint(connection, job_id, actor="ada")["checkpoint_requested_at"]
+        runs.answer_checkpoint_request(connection, key, asked_at - 1)  # an earlier one
+    assert run_row(database, key.run_id)["checkpoint_requested_at"] == asked_at
+    with database.write() as connection:
+        runs.answer_checkpoint_request(connection, key, asked_at)
+    assert run_row(database, key.run_id)["checkpoint_requested_at"] is None
+    end(database, key, Outcome(None, "trained"))
+    with database.write() as connection, pytest.raises(DljobsError, match="only a job that trains"):
+        runs.request_checkpoint(connection, job_id, actor="ada")
 
 
 def test_losses_count_in_a_row_only(database: Database) -> None:

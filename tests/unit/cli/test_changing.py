@@ -77,7 +77,6 @@ def test_hold_and_release(dljobs, world: World, redis):
         (FailureClass.DATA, 100),
         (FailureClass.OOM, 100),
         (FailureClass.KILLED, 104),
-        (FailureClass.STORAGE, 104),
         (FailureClass.HUNG, 104),
         (FailureClass.TIME_LIMIT, 105),
     ],

@@ -154,7 +154,7 @@ def test_the_same_idempotency_key_makes_one_job(dljobs, world, redis):
 
 @pytest.mark.parametrize(
     ("failure", "code"),
-    [(None, 0), (FailureClass.USER, 100), (FailureClass.DEVICE, 104), (FailureClass.TIME_LIMIT, 105)],
+    [(None, 0), (FailureClass.USER, 100), (FailureClass.HUNG, 104), (FailureClass.TIME_LIMIT, 105)],
 )
 @pytest.mark.parametrize("how", ["--wait", "--follow"])
 def test_with_wait_the_exit_code_is_the_jobs(dljobs, world, failure, code, how):
