@@ -27,7 +27,8 @@ from .database import Database
 from .jobs import MAX_ID
 from .json_text import to_json
 from .runs import RunKey, fenced_update
-from .tables import artifact_blobs, artifacts, runs
+from .states import PLACED_JOBS, WAITING_JOBS
+from .tables import artifact_blobs, artifacts, jobs, runs
 
 _STAGING_SUFFIX = ".staging"  # in the name, so that a complete artifact of the same name can stand beside it
 _BATCHES_AHEAD = 3  # read and hashed while one is being stored
@@ -135,9 +136,11 @@ class ArtifactStore:
             partial.unlink(missing_ok=True)
 
     def drop(self, key: RunKey, artifact_ids: list[int]) -> None:
-        """Remove artifacts of the run (retention), and the blobs that no other artifact has."""
+        """Remove artifacts of the run's job (retention), and the blobs that no other artifact has."""
         if artifact_ids:
-            self._remove(artifacts.c.run_id == key.run_id, artifacts.c.id.in_(artifact_ids), key=key)
+            job_id = select(runs.c.job_id).where(runs.c.id == key.run_id).scalar_subquery()
+            of_job = select(runs.c.id).where(runs.c.job_id == job_id)
+            self._remove(artifacts.c.run_id.in_(of_job), artifacts.c.id.in_(artifact_ids), key=key)
 
     def _remove(self, *which: ColumnElement[bool], key: RunKey | None = None) -> None:
         with self._database.write() as connection:
@@ -240,3 +243,10 @@ def list_artifacts(
     if kind is not None:
         query = query.where(artifacts.c.kind == kind)
     return list(connection.execute(query.order_by(artifacts.c.step, artifacts.c.id)).mappings())
+
+
+def list_wanted(connection: Connection) -> set[int]:
+    """The checkpoints that jobs in the queue, or placed, begin with."""
+    active = jobs.c.state.in_([*WAITING_JOBS, *PLACED_JOBS])
+    query = select(jobs.c.resumed_from_artifact_id).where(active, jobs.c.resumed_from_artifact_id.is_not(None))
+    return set(connection.execute(query).scalars())

@@ -40,6 +40,7 @@ class Settings:
     grace_s: float
     health_s: float
     health_command: str
+    hung_after_s: float
     priority_ceiling: float
     ageing_s: float
     half_life_s: float
@@ -90,6 +91,7 @@ _DEFAULTS: dict[str, Any] = {
     "grace_s": 30.0,
     "health_s": 60.0,
     "health_command": "",
+    "hung_after_s": 300.0,
     "priority_ceiling": 100.0,
     "ageing_s": 86400.0,
     "half_life_s": 7 * 86400.0,
@@ -117,6 +119,7 @@ MEANINGS = {
     "grace_s": "time to checkpoint before a rank is killed",
     "health_s": "how often a worker checks idle devices; one that failed is tried again after so long, then twice, …",
     "health_command": "a program that a worker calls with a device's UUID: the device is used only if it exits with 0",
+    "hung_after_s": "a run hangs when silent for so long and 10 times its slowest step (12 times so long at its start)",
     "priority_ceiling": "the highest priority that a user may ask for (of workers: it holds for all)",
     "ageing_s": "a job gains 10 points of priority each time it has waited for so long (of workers)",
     "half_life_s": "use of devices counts half after so long, for fair share (of workers)",

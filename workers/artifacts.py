@@ -71,5 +71,6 @@ class ArtifactWriter:
             if must:
                 raise
             say(f"WARNING: {event['kind']} {event['name']} was dropped: {error.message}. Training goes on.")
+            self._channel.write("dropped", **event)
             return
         self._channel.write("artifact", path=str(path), **event)

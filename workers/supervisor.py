@@ -21,11 +21,13 @@ from dljobs.service.database import Database
 from dljobs.service.evaluations import add_of_job
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome, RunKey, end_run, mark_running
+from dljobs.service.settings import Settings
 from dljobs.service.source_files import extract_all
 from dljobs.service.spec import JobSpec
 
 from .channel import Control, Event, write_control
 from .folder import RunFolder, RunRequest
+from .hang import HangWatch, dump_stacks
 from .health import Health
 from .launcher import Launch, Launcher
 from .outcome import Evidence, classify, count_out_of_memory_kills
@@ -60,8 +62,8 @@ class Supervisor:
     """Runs one assignment in a thread of its own."""
 
     def __init__(
-        self, assignment: Assignment, database: Database, launcher: Launcher, health: Health, *, actor: str, home: Path,
-        data_dir: Path, grace_s: float,
+        self, assignment: Assignment, database: Database, launcher: Launcher, health: Health, *, actor: str,
+        settings: Settings,
     ) -> None:  # fmt: skip
         self.assignment = assignment
         self.key = assignment.key
@@ -70,16 +72,19 @@ class Supervisor:
         self._launcher = launcher
         self._health = health
         self._actor = actor
-        self._data_dir = data_dir
-        self._grace_s = grace_s
-        self._folder = RunFolder(home / "runs" / f"{self.key.run_id}-{self.key.token[:8]}")
+        self._data_dir = settings.data_dir
+        self._grace_s = settings.grace_s
+        self._folder = RunFolder(settings.home / "runs" / f"{self.key.run_id}-{self.key.token[:8]}")
         self._world_size = assignment.job["num_devices"] if self.spec.strategy == "ddp" else 1
         self._evidence = Evidence()
         self._reports = Reports(database, self.key, self._folder, self._world_size, self._take_event)
         self._uploads = Uploads(database, self.key, assignment.job["id"], self.spec, self._reports.say)
+        self._watch = HangWatch(settings.hung_after_s)
         self._started_ranks: set[int] = set()
+        self._has_trained = False  # there is something to save
         self._is_marked_running = False
-        self._stop = threading.Event()  # a stop was asked for
+        self._asked = Control()  # of the ranks
+        self._checkpoint_asked = 0.0  # when somebody last asked for one
         self._kill_at: float | None = None  # monotonic
         self._abandoned = threading.Event()
         self._launch: Launch | None = None
@@ -87,13 +92,21 @@ class Supervisor:
         self.thread = threading.Thread(target=self._supervise, name=f"run-{self.key.run_id}", daemon=True)
 
     def request_stop(self, why: FailureClass, *, at_once: bool = False) -> None:
-        """Ask the ranks to stop at a step they agree on; they are killed when the grace time is over."""
+        """Ask the ranks to stop at a step they agree on; they are killed when the grace time is over.
+
+        Ranks that have taken no step yet (data are loaded), or that do not train, have nothing to save: they are killed
+        at once.
+        """
+        at_once = at_once or not self._has_trained
         if self._evidence.stop is None:
             self._evidence.stop = why
             self._reports.say(f"asked to stop: {why}")
         kill_at = time.monotonic() + (0.0 if at_once else self._grace_s)
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
-        self._stop.set()
+
+    def request_checkpoint(self, asked_at: float) -> None:
+        """Ask the ranks for a checkpoint at a step they agree on; they go on after it."""
+        self._checkpoint_asked = max(self._checkpoint_asked, asked_at)
 
     def abandon(self) -> None:
         """The lease is gone and another may run the job already: kill the ranks at once and write nothing more."""
@@ -134,16 +147,12 @@ class Supervisor:
             return Outcome(FailureClass.STORAGE, f"the run's folder could not be prepared: {error}")
         request.write()
         launch = self._launch = self._launcher.launch(self._folder, self._world_size)
-        is_stop_sent = False
         while not launch.wait(POLL_S):
             self._pass_on()
             if self._deadline is not None and time.monotonic() > self._deadline and self._evidence.stop is None:
                 self.request_stop(FailureClass.TIME_LIMIT)
-            if self._stop.is_set() and not is_stop_sent:
-                assert self._evidence.stop is not None
-                stop = _STOP_WORDS.get(self._evidence.stop, "drain")
-                write_control(self._folder.control_json, Control(stop=stop))
-                is_stop_sent = True
+            self._ask_ranks()
+            self._end_if_hung(launch)
             if self._kill_at is not None and time.monotonic() > self._kill_at:
                 launch.kill()
         self._evidence.exits = launch.exits
@@ -153,6 +162,23 @@ class Supervisor:
         if self._evidence.finished is not None:
             self._evidence.storage = self._uploads.missing
         return classify(self._evidence)
+
+    def _ask_ranks(self) -> None:
+        """Write down for the ranks what somebody asks of them, if it is new."""
+        stop = self._evidence.stop
+        asked = Control("" if stop is None else _STOP_WORDS.get(stop, "drain"), self._checkpoint_asked)
+        if asked != self._asked:
+            write_control(self._folder.control_json, asked)
+            self._asked = asked
+
+    def _end_if_hung(self, launch: Launch) -> None:
+        if self._evidence.hung or not (why := self._watch.overdue()):
+            return
+        self._evidence.hung = why
+        self._reports.say(f"{why}: the stacks of all ranks follow, and then they are killed")
+        logs = [self._folder.log(rank) for rank in range(self._world_size)]
+        self._evidence.stacks = dump_stacks(launch.pids, logs)
+        launch.kill()
 
     def _pass_on(self) -> None:
         """Take over what the ranks wrote, and say when they all run."""
@@ -220,11 +246,16 @@ class Supervisor:
         return None
 
     def _take_event(self, event: Event) -> None:
+        self._watch.hear(event)
         match event["type"]:
             case "started":
                 self._started_ranks.add(event["rank"])
+            case "first_step":
+                self._has_trained = True
             case "artifact":
                 self._uploads.add(event)
+            case "dropped":
+                self._uploads.drop(event)
             case "error":
                 self._evidence.errors.append(event)
             case "finished" if event["rank"] == 0:

@@ -1,7 +1,9 @@
 """Uploads: whole files of a run's folder become artifacts in the background, and old ones make room.
 
 One thread a run, so that artifacts appear in the order in which they were written. The file is deleted once its row is
-complete; a failed upload is said in the log, and matters at the end only if nothing newer could be stored.
+complete. A checkpoint that still waits when a newer one is there is passed over: while the database is slow or down, no
+more than two lie on the disk. A failed upload is said in the log, and matters at the end only if nothing newer could be
+stored.
 """
 
 from __future__ import annotations
@@ -12,20 +14,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from sqlalchemy import RowMapping
-
 from dljobs.errors import DljobsError, StaleToken, Unreachable
-from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts
+from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts, list_wanted
 from dljobs.service.database import Database
-from dljobs.service.runs import RunKey
+from dljobs.service.retention import is_kept_for_good, obsolete
+from dljobs.service.runs import RunKey, answer_checkpoint_request
 from dljobs.service.spec import JobSpec
-from dljobs.service.weights import best_of
 
 from .channel import Event
 
-KEPT_CHECKPOINTS = 2
-# While a run's state_dicts are this small together, `keep_every=0` keeps them all.
-SMALL_BYTES = 64 * 1024 * 1024
 RETRY_AFTER_S = 2.0
 
 
@@ -43,10 +40,17 @@ class Uploads:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"uploads-{key.run_id}")
         self._failed: dict[str, str] = {}  # kind -> why its newest artifact could not be stored
         self._last: Future[None] | None = None
+        self._newest_checkpoint = ""
 
     def add(self, event: Event) -> None:
         """Queue the file that an `artifact` event announces."""
+        if event["kind"] == "checkpoint":
+            self._newest_checkpoint = event["name"]
         self._last = self._pool.submit(self._upload, event)
+
+    def drop(self, event: Event) -> None:
+        """A checkpoint had no room on the disk, which the ranks have said: whoever asked for it waits no longer."""
+        self._last = self._pool.submit(self._answer, event)
 
     @property
     def is_idle(self) -> bool:
@@ -79,11 +83,12 @@ class Uploads:
         )
         while not self._abandoned.is_set():
             try:
-                self._store.put(self._key, what, path)
-                self._retain(what.kind)
-                self._failed.pop(what.kind, None)
-                path.unlink(missing_ok=True)
-                return
+                if not self._is_passed_over(event):
+                    self._store.put(self._key, what, path)
+                    self._retain(what.kind)
+                    self._answer(event)
+                    self._failed.pop(what.kind, None)
+                break
             except StaleToken:
                 self._abandoned.set()
             except Unreachable:
@@ -91,24 +96,24 @@ class Uploads:
             except (DljobsError, OSError) as error:
                 self._failed[what.kind] = f"{what.kind} {what.name} could not be stored: {error}"
                 self._say(self._failed[what.kind])
-                return
+                break
+        path.unlink(missing_ok=True)
+
+    def _is_passed_over(self, event: Event) -> bool:
+        if event["kind"] != "checkpoint" or event["name"] == self._newest_checkpoint:
+            return False
+        every, ends_epoch = self._spec.training.keep_checkpoints_every, bool(event.get("metrics"))
+        return not is_kept_for_good(event["epoch"], every, best=bool(event.get("best")), ends_epoch=ends_epoch)
+
+    def _answer(self, event: Event) -> None:
+        """Let whoever asked for a checkpoint know that there is one, or that there can be none."""
+        if event.get("answers"):
+            with self._database.write() as connection:
+                answer_checkpoint_request(connection, self._key, event["answers"])
 
     def _retain(self, kind: str) -> None:
-        """Drop the artifacts of this run that nobody will ask for any more."""
+        """Drop what nobody will ask for any more."""
         with self._database.read() as connection:
             stored = list_artifacts(connection, self._job_id, kind=kind)
-        mine = [row for row in stored if row["run_id"] == self._key.run_id]
-        if kind == "checkpoint":
-            obsolete = mine[:-KEPT_CHECKPOINTS]
-        elif kind == "state_dict":
-            obsolete = self._obsolete_state_dicts(mine)
-        else:
-            obsolete = []
-        self._store.drop(self._key, [row["id"] for row in obsolete])
-
-    def _obsolete_state_dicts(self, mine: list[RowMapping]) -> list[RowMapping]:
-        every = self._spec.training.keep_every
-        if not mine or (every == 0 and sum(row["size_bytes"] for row in mine) <= SMALL_BYTES):
-            return []
-        kept = {mine[-1]["id"], best_of(mine, self._spec)["id"]}
-        return [row for row in mine if row["id"] not in kept and not (every and row["epoch"] % every == 0)]
+            wanted = list_wanted(connection)
+        self._store.drop(self._key, obsolete(stored, kind, self._spec, wanted))

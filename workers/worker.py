@@ -121,13 +121,11 @@ class Worker:
             self._launcher,
             self._health,
             actor=self.name,
-            home=self._settings.home,
-            data_dir=self._settings.data_dir,
-            grace_s=self._settings.grace_s,
+            settings=self._settings,
         )
 
     def attend(self) -> None:
-        """Look whether somebody has asked for the end of a run that is on here."""
+        """Look whether somebody has asked something of a run that is on here: its end, or a checkpoint."""
         with self._lock:
             mine = dict(self._supervisors)
         if not mine:
@@ -140,6 +138,8 @@ class Worker:
                 mine[run["id"]].request_stop(FailureClass.CANCELLED)
             elif run["id"] in mine and must_leave:
                 mine[run["id"]].request_stop(FailureClass.PREEMPTED)
+            elif run["id"] in mine and run["checkpoint_requested_at"] is not None:
+                mine[run["id"]].request_checkpoint(run["checkpoint_requested_at"])
 
     # What comes round by itself
 
