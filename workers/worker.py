@@ -149,7 +149,9 @@ class Worker:
             mine = {supervisor.key.token: supervisor for supervisor in self._supervisors.values()}
         with self._database.write() as connection:
             is_current = registration.beat(connection, self._registration)
-            valid = leases.renew(connection, mine, self._settings.lease_s) if mine else set()
+            valid = (
+                leases.renew(connection, self._registration.worker_id, mine, self._settings.lease_s) if mine else set()
+            )
         for token, supervisor in mine.items():
             if token not in valid and supervisor.thread.is_alive():
                 supervisor.abandon()

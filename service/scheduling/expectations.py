@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 from .planning import Plan
 from .pools import Cluster
 from .rows import Selector, WaitingJob
+from .spanning import part_counts
 
 _Heap = list[tuple[float, int]]
 
@@ -43,29 +44,53 @@ class _Timetable:
             self._devices.update({device.id: device for device in free})
             self._devices.update({device.id: device for device, _job_id in taken.values()})
         # For each number of devices of a selector: when each worker has so many. Old entries are known by their moment.
-        self._heaps: dict[tuple[Selector, int], _Heap] = {}
+        self._heaps: dict[tuple[Selector, int, bool], list[_Heap]] = {}
 
     def enter(self, job: WaitingJob, now: float) -> float:
         """Give the job the devices that are free first; returns from when."""
-        shape = (job.selector, job.num_devices)
-        heap = self._heaps.get(shape)
-        if heap is None:
-            heap = self._heaps[shape] = [
-                (self._moment(worker, *shape), worker)
-                for worker, capacity in self._cluster.pool(job.selector).capacity.items()
-                if capacity >= job.num_devices
-            ]
-            heapify(heap)
-        while heap and heap[0][0] != (moment := self._moment(heap[0][1], *shape)):
-            worker = heappop(heap)[1]
-            heappush(heap, (moment, worker))
-        if not heap or heap[0][0] == math.inf:
+        ways = [
+            self._first(heap, job.selector, job.num_devices // num_parts, num_parts)
+            for num_parts in part_counts(job)
+            for heap in self._heaps_for(job.selector, job.num_devices // num_parts, apart=job.may_span)
+        ]
+        chosen = min(filter(None, ways), key=lambda way: (max(way)[0], len(way)), default=None)
+        if chosen is None:
             return math.inf
-        start_at, worker = max(heap[0][0], now), heap[0][1]
+        start_at = max(max(chosen)[0], now)
         until = math.inf if job.duration_s is None else start_at + job.duration_s
-        for device_id in self._ranked(worker, job.selector)[: job.num_devices]:
-            self._free_at[worker][device_id] = until
+        for _moment, worker in chosen:
+            for device_id in self._ranked(worker, job.selector)[: job.num_devices // len(chosen)]:
+                self._free_at[worker][device_id] = until
         return start_at
+
+    def _first(self, heap: _Heap, selector: Selector, size: int, num_parts: int) -> list[tuple[float, int]]:
+        """The workers that have so many devices first, each on another node; empty if that is never."""
+        chosen: dict[str, tuple[float, int]] = {}
+        aside = []
+        while heap and len(chosen) < num_parts:
+            moment, worker = heap[0]
+            if moment != (current := self._moment(worker, selector, size)):
+                heapreplace(heap, (current, worker))
+                continue
+            if moment == math.inf:
+                break
+            aside.append(heappop(heap))
+            chosen.setdefault(self._cluster.workers[worker].node if num_parts > 1 else "", aside[-1])
+        for entry in aside:
+            heappush(heap, entry)
+        return list(chosen.values()) if len(chosen) == num_parts else []
+
+    def _heaps_for(self, selector: Selector, size: int, *, apart: bool) -> list[_Heap]:
+        """The workers that can ever have so many devices; with `apart`, those of each kind in a heap of their own."""
+        heaps = self._heaps.get((selector, size, apart))
+        if heaps is None:
+            able = [worker for worker, number in self._cluster.pool(selector).capacity.items() if number >= size]
+            kinds = self._cluster.by_kind(able) if apart else [able]
+            heaps = [[(self._moment(worker, selector, size), worker) for worker in kind] for kind in kinds]
+            for heap in heaps:
+                heapify(heap)
+            self._heaps[selector, size, apart] = heaps
+        return heaps
 
     def _moment(self, worker: int, selector: Selector, num_devices: int) -> float:
         return self._free_at[worker][self._ranked(worker, selector)[num_devices - 1]]

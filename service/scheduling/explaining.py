@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from heapq import merge
 from itertools import islice
@@ -18,7 +19,8 @@ from .planning import Plan, is_ready
 from .pools import NOWHERE, Pool
 from .reasons import SEVERITY, Reason, ReasonCode
 from .reservations import Reservation
-from .rows import ANYWHERE, Condition, Dependency, Selector, WaitingJob
+from .rows import ANYWHERE, Condition, Dependency, OfferedDevice, Selector, WaitingJob
+from .spanning import best_parts, first_of_each_node, fits, most_nodes, part_counts
 
 MOST_NAMED = 5
 
@@ -40,7 +42,7 @@ class Explainer:
         job = self._plan.order[position]
         reasons = [*self._own(job), *self._workers(job, self._pool(job))]
         reasons += [Reason(ReasonCode.LIMIT, words) for words in self._plan.tally.objections(job)]
-        if job.num_devices <= self._pool(job).largest:
+        if self._plan.can_ever_fit(job, self._pool(job)):
             reasons += self._competition(job, position)
         return sorted(reasons, key=lambda reason: SEVERITY[reason.code])
 
@@ -77,7 +79,8 @@ class Explainer:
         for position, job in enumerate(self._plan.order):
             if job.id in self._placed or not is_ready(job, self._now):
                 continue
-            if job.num_devices <= self._pool(job).largest and (self._plan.tally.allows(job) or job.id in reserved):
+            can_ever_fit = self._plan.can_ever_fit(job, self._pool(job))
+            if can_ever_fit and (self._plan.tally.allows(job) or job.id in reserved):
                 found.setdefault(job.selector, []).append(position)
         return found
 
@@ -105,20 +108,13 @@ class Explainer:
         if not self._cluster.workers:
             return [Reason(ReasonCode.NO_WORKERS, "no worker takes work now; start one with `dljobs worker`")]
         shut = [*self._drained(job, pool), *self._quarantined(job, pool)]
-        if not shut and job.num_devices > pool.largest:
-            return [Reason(ReasonCode.NEVER_FITS, _never_fits(job, pool))]
+        if not shut and not self._plan.can_ever_fit(job, pool):
+            return [Reason(ReasonCode.NEVER_FITS, self._never_fits(job, pool))]
         return shut
 
     def _drained(self, job: WaitingJob, pool: Pool) -> list[Reason]:
         """A drained node that would help."""
-        if not any(worker.drained is not None for worker in self._cluster.workers):
-            return []
-        shut = self._cluster.drained_pool(job.selector)
-        needed = {worker for worker, capacity in shut.capacity.items() if capacity >= job.num_devices}
-        drained = sorted(worker for worker in needed if shut.free[worker] >= job.num_devices) or sorted(needed)
-        if job.num_devices <= pool.largest:  # told only if it would help now
-            fits_now = job.num_devices <= pool.most_free()
-            drained = [] if fits_now else [w for w in drained if shut.free[w] >= job.num_devices]
+        drained = self._helpful_if_not_drained(job, pool)
         if not drained:
             return []
         worker = self._cluster.workers[drained[0]]
@@ -129,21 +125,41 @@ class Explainer:
 
     def _quarantined(self, job: WaitingJob, pool: Pool) -> list[Reason]:
         """Devices in quarantine with which the job would fit."""
-        if job.num_devices <= pool.most_free():
+        if fits(job, self._cluster, pool.free):
             return []
         # Of what there is no room for at all, who holds the devices does not matter.
-        is_too_large = job.num_devices > pool.largest
+        is_too_large = not self._plan.can_ever_fit(job, pool)
+        lost = self._lost(job, with_held=is_too_large)
         rest = pool.capacity if is_too_large else pool.free
-        for worker, offering in enumerate(self._cluster.workers):
-            if offering.drained is not None or not job.selector.allows(offering):
-                continue
-            lost = [each for each in offering.devices if each.quarantined is not None and job.selector.accepts(each)]
-            lost = sorted((each for each in lost if is_too_large or each.job_id is None), key=lambda each: each.id)
-            if lost and rest.get(worker, 0) + len(lost) >= job.num_devices:
-                are = "is" if len(lost) == 1 else "are"
-                text = f"{_devices(len(lost))} of {offering.name} {are} quarantined: {lost[0].quarantined}"
-                return [Reason(ReasonCode.QUARANTINED, f"{text} (`dljobs gpu list`)")]
-        return []
+        room = {worker: rest.get(worker, 0) + len(lost.get(worker, ())) for worker in {*rest, *lost}}
+        if not lost or not fits(job, self._cluster, room):
+            return []
+        worker = next(worker for worker in lost if room[worker] >= job.num_devices // part_counts(job)[-1])
+        are = "is" if len(lost[worker]) == 1 else "are"
+        text = f"{_devices(len(lost[worker]))} of {self._cluster.workers[worker].name} {are} quarantined"
+        return [Reason(ReasonCode.QUARANTINED, f"{text}: {lost[worker][0].quarantined} (`dljobs gpu list`)")]
+
+    def _lost(self, job: WaitingJob, *, with_held: bool) -> dict[int, list[OfferedDevice]]:
+        """The devices in quarantine that would do for the job, by worker."""
+        lost = {}
+        for number, worker in enumerate(self._cluster.workers):
+            if worker.drained is None and job.selector.allows(worker):
+                shut = [d for d in worker.devices if d.quarantined is not None and job.selector.accepts(d)]
+                lost[number] = sorted((d for d in shut if with_held or d.job_id is None), key=lambda device: device.id)
+        return {number: devices for number, devices in lost.items() if devices}
+
+    def _helpful_if_not_drained(self, job: WaitingJob, pool: Pool) -> list[int]:
+        """The drained workers with which the job would fit: now, or ever if without them it never does."""
+        if not any(worker.drained is not None for worker in self._cluster.workers):
+            return []
+        shut = self._cluster.drained_pool(job.selector)
+        smallest = job.num_devices // part_counts(job)[-1]
+        free = sorted(worker for worker, number in shut.free.items() if number >= smallest)
+        if self._plan.can_ever_fit(job, pool):  # told only if it would help now
+            helps = not fits(job, self._cluster, pool.free) and fits(job, self._cluster, {**pool.free, **shut.free})
+            return free if helps else []
+        helps = fits(job, self._cluster, {**pool.capacity, **shut.capacity})
+        return free or sorted(w for w, number in shut.capacity.items() if number >= smallest) if helps else []
 
     def _competition(self, job: WaitingJob, position: int) -> list[Reason]:
         """Too few free devices, and who comes first."""
@@ -151,24 +167,30 @@ class Explainer:
         ahead = self._ahead(job, position)
         refused = {}
         if plan.policy.backfill:
-            mine = plan.refused_for(job)
-            refused = {
-                worker: each
-                for worker, each in plan.reserved.items()
-                if worker in mine and self._positions[each.job_id] < position
-            }
-        fits_somewhere = job.num_devices <= pool.most_free()
-        fits = fits_somewhere and pool.best_fit(job.num_devices, refused) != NOWHERE
-        if fits and (plan.policy.backfill or not ahead):
+            refused = {size: self._refused(job, size, position) for size in _sizes(job)}
+        fits_somewhere = fits(job, self._cluster, pool.free) if job.may_span else job.num_devices <= pool.most_free()
+        is_permitted = fits_somewhere and self._is_permitted(job, pool, refused)
+        if is_permitted and (plan.policy.backfill or not ahead):
             return []
         reasons = []
         if not fits_somewhere:
             reasons.append(Reason(ReasonCode.RESOURCES, self._too_few_free(job, pool, is_next=not ahead)))
         if ahead:
-            in_its_way = next((each for worker, each in refused.items() if pool.free.get(worker, 0)), None)
+            kept = refused.get(_sizes(job)[-1], {})
+            in_its_way = next((each for worker, each in kept.items() if pool.free.get(worker, 0)), None)
             text = _others_ahead(ahead) + (self._kept(job, pool, in_its_way) if in_its_way and fits_somewhere else "")
             reasons.append(Reason(ReasonCode.PRIORITY, text))
         return reasons
+
+    def _refused(self, job: WaitingJob, size: int, position: int) -> dict[int, Reservation]:
+        """The workers that are kept for those who come first, and not free for so many devices of this job."""
+        reserved, refused = self._plan.reserved, self._plan.refused_for(job, size)
+        return {w: each for w, each in reserved.items() if w in refused and self._positions[each.job_id] < position}
+
+    def _is_permitted(self, job: WaitingJob, pool: Pool, refused: Mapping[int, Container[int]]) -> bool:
+        if job.may_span:
+            return bool(best_parts(job, self._cluster, pool, refused))
+        return pool.best_fit(job.num_devices, refused.get(job.num_devices, ())) != NOWHERE
 
     def _ahead(self, job: WaitingJob, position: int) -> Ahead:
         """The contenders that come first and want some of the same workers."""
@@ -183,14 +205,34 @@ class Explainer:
         return Ahead(number, [self._plan.order[each].id for each in islice(merge(*first), MOST_NAMED)])
 
     def _too_few_free(self, job: WaitingJob, pool: Pool, *, is_next: bool) -> str:
-        text = f"it needs {_devices(job.num_devices)}{_such(job.selector)}; {self._best_worker(pool)}"
-        reservation = self._plan.reservation_of(job.id)
-        if reservation is not None and reservation.start_at < math.inf:
-            name = self._cluster.workers[reservation.worker].name
-            text += f"; {name} is kept for it and has enough in about {self._in(reservation)}"
-        if is_next and pool.most_free():
-            text += f"; it would fit now with --gpus {pool.most_free()}"
-        return text
+        found = self._most_free_nodes(pool) if job.may_span else self._best_worker(pool)
+        text = f"it needs {_needed(job)}{_such(job.selector)}; {found}"
+        kept = self._plan.reservations_of(job.id)
+        if kept and kept[0].start_at < math.inf:
+            names = _and([self._cluster.workers[each.worker].name for each in kept])
+            is_kept = "are kept for it and have" if len(kept) > 1 else "is kept for it and has"
+            text += f"; {names} {is_kept} enough in about {self._in(kept[0])}"
+        ways = self._ways_to_fit_now(job, pool) if is_next else []
+        return text + (f"; it would fit now with {' or '.join(ways)}" if ways else "")
+
+    def _ways_to_fit_now(self, job: WaitingJob, pool: Pool) -> list[str]:
+        """What its user could have asked for instead."""
+        ways = []
+        if job.can_spread and fits(replace(job, may_spread=True, num_nodes=1), self._cluster, pool.free):
+            ways.append("--spread")
+        if job.num_nodes == 1:
+            number = pool.most_free()
+        else:
+            sizes = range(job.num_devices // job.num_nodes, 0, -1)
+            largest = (size for size in sizes if most_nodes(self._cluster, pool.free, size) >= job.num_nodes)
+            number = next(largest, 0) * job.num_nodes
+        return [*ways, f"--gpus {number}"] if number else ways
+
+    def _most_free_nodes(self, pool: Pool) -> str:
+        """The nodes with most free devices, by their best worker."""
+        best = first_of_each_node(self._cluster, sorted(pool.free, key=lambda worker: (-pool.free[worker], worker)))
+        shown = [f"{self._cluster.workers[worker].node} has {pool.free[worker]} free" for worker in best[:MOST_NAMED]]
+        return f"node {', '.join(shown)}{', …' if len(best) > MOST_NAMED else ''}"
 
     def _best_worker(self, pool: Pool) -> str:
         """The worker with most free devices, and who holds the others; the same for all jobs of a selector."""
@@ -220,6 +262,20 @@ class Explainer:
             text += " (--time)" if job.duration_s is None else ""
         return text
 
+    def _never_fits(self, job: WaitingJob, pool: Pool) -> str:
+        if job.num_nodes > 1:
+            size = job.num_devices // job.num_nodes
+            number = most_nodes(self._cluster, pool.capacity, size)
+            have = f"{number or 'no'} node{' has' if number < 2 else 's have'} a worker with so many"
+            return f"it needs {_needed(job)}{_such(job.selector)}; {have}"
+        largest = "the largest worker has" if job.selector == ANYWHERE else "the most that one worker has is"
+        most = f"{largest} {pool.largest}" if pool.largest or job.selector == ANYWHERE else "no worker has any"
+        where = "" if job.may_spread else " on one worker"
+        text = f"it needs {_needed(job)}{where}{_such(job.selector)}; {most}"
+        if job.can_spread and fits(replace(job, may_spread=True), self._cluster, pool.capacity):
+            text += "; it could run on several nodes with --spread"
+        return text
+
     def _in(self, reservation: Reservation) -> str:
         return show_duration(reservation.start_at - self._now)
 
@@ -246,16 +302,24 @@ def _dependency(job: WaitingJob, dependency: Dependency) -> Reason:
     return Reason(ReasonCode.DEPENDENCY_NEVER_SATISFIED, text)
 
 
-def _never_fits(job: WaitingJob, pool: Pool) -> str:
-    if job.selector == ANYWHERE:
-        return f"it needs {_devices(job.num_devices)} on one worker; the largest worker has {pool.largest}"
-    most = f"the most that one worker has is {pool.largest}" if pool.largest else "no worker has any"
-    return f"it needs {_devices(job.num_devices)} on one worker{_such(job.selector)}; {most}"
-
-
 def _others_ahead(ahead: Ahead) -> str:
     are = "job is" if ahead.number == 1 else "jobs are"
     return f"{ahead.number} {are} ahead ({_listed(ahead.first_ids, ahead.number)})"
+
+
+def _sizes(job: WaitingJob) -> list[int]:
+    """How many devices a part of the job may have, the most first."""
+    return [job.num_devices // number for number in part_counts(job)]
+
+
+def _needed(job: WaitingJob) -> str:
+    if job.num_nodes > 1:
+        return f"{_devices(job.num_devices)} on {job.num_nodes} nodes, {job.num_devices // job.num_nodes} each"
+    return _devices(job.num_devices) + (", on one node or in equal parts on several" if job.may_spread else "")
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _such(selector: Selector) -> str:

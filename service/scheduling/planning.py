@@ -1,6 +1,6 @@
 """Planning: who starts now, on what. A pure function of the snapshot; `dispatch.py` and the simulator act on it.
 
-Jobs are considered in their order (`order.py`). One that cannot start keeps a worker reserved, the first of each
+Jobs are considered in their order (`order.py`). One that cannot start keeps workers reserved, the first of each
 selector does; those behind it may overtake it as long as that does not delay it. Why a job waits and when it may start
 are computed when they are asked for (`explaining.py`, `expectations.py`), because most plans are never looked at.
 """
@@ -8,7 +8,7 @@ are computed when they are asked for (`explaining.py`, `expectations.py`), becau
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from functools import cached_property
 
 from .limits import Tally
@@ -16,10 +16,13 @@ from .order import in_order
 from .pools import NOWHERE, Cluster, Pool
 from .reservations import Reservation, earliest
 from .rows import ANYWHERE, DEFAULT_POLICY, Part, Placed, Policy, Selector, Snapshot, WaitingJob
+from .spanning import best_parts, fits, part_counts
 
 # Each keeps a worker from being used to the full: beyond a few kinds of requests the others wait without one.
 MAX_RESERVATIONS = 8
 MAX_CANDIDATES = 16  # workers that are compared for a job
+
+_Shape = tuple[Selector, int, int, bool]
 
 
 class Plan:
@@ -35,7 +38,8 @@ class Plan:
         self._placed_ends: dict[int, float] = {}
         self._has_reserved: set[Selector] = set()
         # The shortest job of each shape that was refused: longer ones need not be looked at.
-        self._refused: dict[tuple[Selector, int], float] = {}
+        self._refused: dict[_Shape, float] = {}
+        self._can_ever_fit: dict[_Shape, bool] = {}
 
     @cached_property
     def ends(self) -> dict[int, float]:
@@ -51,9 +55,9 @@ class Plan:
         """All waiting jobs, in the order in which they are considered."""
         return in_order(self.snapshot.waiting, self.snapshot.usage, self.snapshot.now, self.policy)
 
-    def reservation_of(self, job_id: int) -> Reservation | None:
-        """The worker that is kept for a job."""
-        return next((each for each in self.reserved.values() if each.job_id == job_id), None)
+    def reservations_of(self, job_id: int) -> list[Reservation]:
+        """The workers that are kept for a job, one for each of its parts."""
+        return [each for each in self.reserved.values() if each.job_id == job_id]
 
     def decide(self) -> None:
         """Place jobs, in order, until nothing more can be."""
@@ -69,14 +73,15 @@ class Plan:
                 pool = self.cluster.pool(selector)
                 most_free, has_reserved = pool.most_free(), selector in self._has_reserved
             # By far the most frequent case where thousands wait.
-            if has_reserved and job.num_devices > most_free:
+            may_span = job.num_nodes > 1 or job.may_spread
+            if has_reserved and job.num_devices > most_free and not may_span:
                 continue
             if not is_ready(job, now) or (is_limiting and not self.tally.allows(job)):
                 continue
-            if job.num_devices > pool.largest:
+            if (may_span or job.num_devices > pool.largest) and not self.can_ever_fit(job, pool):
                 continue
-            if job.num_devices <= most_free and (worker := self._find(job, pool)) != NOWHERE:
-                self._place(job, worker)
+            if (may_span or job.num_devices <= most_free) and (workers := self._find(job, pool)):
+                self._place(job, workers)
                 if not self.cluster.num_free:
                     return
                 most_free = pool.most_free()
@@ -86,17 +91,34 @@ class Plan:
             self._reserve(job, pool)
             has_reserved = True
 
-    def _find(self, job: WaitingJob, pool: Pool) -> int:
-        if not self.reserved:
-            return self._best_fit(job, pool, ())
+    def can_ever_fit(self, job: WaitingJob, pool: Pool) -> bool:
+        """Whether the workers would hold the job if nothing else ran."""
+        if job.num_devices <= pool.largest and job.num_nodes == 1:
+            return True
+        if not job.may_span:
+            return False
+        shape = (job.selector, job.num_devices, job.num_nodes, job.may_spread)
+        if shape not in self._can_ever_fit:
+            self._can_ever_fit[shape] = fits(job, self.cluster, pool.capacity)
+        return self._can_ever_fit[shape]
+
+    def _find(self, job: WaitingJob, pool: Pool) -> Sequence[int]:
+        """The workers for the parts of the job, mostly one; none if it cannot start."""
         duration_s = math.inf if job.duration_s is None else job.duration_s
-        shape = (job.selector, job.num_devices)
+        shape = (job.selector, job.num_devices, job.num_nodes, job.may_spread)
         if duration_s >= self._refused.get(shape, math.nan):
-            return NOWHERE
-        worker = self._best_fit(job, pool, self.refused_for(job))
-        if worker == NOWHERE:
+            return ()
+        workers = self._find_permitted(job, pool)
+        if not workers:
             self._refused[shape] = duration_s
-        return worker
+        return workers
+
+    def _find_permitted(self, job: WaitingJob, pool: Pool) -> Sequence[int]:
+        if job.may_span:
+            sizes = {job.num_devices // number for number in part_counts(job)} if self.reserved else ()
+            return best_parts(job, self.cluster, pool, {size: self.refused_for(job, size) for size in sizes})
+        worker = self._best_fit(job, pool, self.refused_for(job, job.num_devices) if self.reserved else ())
+        return () if worker == NOWHERE else (worker,)
 
     def _best_fit(self, job: WaitingJob, pool: Pool, refused: Container[int]) -> int:
         """The worker with the smallest gap; among a few such, one that the job keeps busy no longer than it is anyway.
@@ -117,34 +139,37 @@ class Plan:
 
         return min(candidates, key=idle_while_it_ends)
 
-    def refused_for(self, job: WaitingJob) -> set[int]:
-        """The workers that the job must leave to those they are reserved for."""
+    def refused_for(self, job: WaitingJob, size: int) -> set[int]:
+        """The workers that the job, with so many devices on each, must leave to those they are reserved for."""
         end_at = self.end_of(job)
-        return {worker for worker, each in self.reserved.items() if not each.permits(job.num_devices, end_at)}
+        return {worker for worker, each in self.reserved.items() if not each.permits(size, end_at)}
 
     def end_of(self, job: WaitingJob) -> float:
         """When the job would end if it started now."""
         return math.inf if job.duration_s is None else self.snapshot.now + job.duration_s
 
-    def _place(self, job: WaitingJob, worker: int) -> None:
-        device_ids = self.cluster.take(worker, job.selector, job.num_devices, job.id)
-        self.placed.append(Placed(job.id, (Part(self.cluster.workers[worker].id, device_ids),)))
+    def _place(self, job: WaitingJob, workers: Sequence[int]) -> None:
         end_at = self.end_of(job)
+        size = job.num_devices // len(workers)
+        parts = []
+        for worker in workers:
+            device_ids = self.cluster.take(worker, job.selector, size, job.id)
+            parts.append(Part(self.cluster.workers[worker].id, device_ids))
+            if worker in self.reserved:
+                self.reserved[worker].note_taken(size, end_at)
+        self.placed.append(Placed(job.id, tuple(parts)))
         self._placed_ends[job.id] = end_at
         if "ends" in self.__dict__:
             self.ends[job.id] = end_at
         self.tally.add(job)
-        if worker in self.reserved:
-            self.reserved[worker].note_taken(job.num_devices, end_at)
 
     def _reserve(self, job: WaitingJob, pool: Pool) -> None:
         if job.selector in self._has_reserved:
             return
         self._has_reserved.add(job.selector)
-        if len(self.reserved) < MAX_RESERVATIONS:
+        if len({each.job_id for each in self.reserved.values()}) < MAX_RESERVATIONS:
             found = earliest(job, pool, self.cluster, self.ends, self.reserved)
-            if found is not None:
-                self.reserved[found.worker] = found
+            self.reserved |= {each.worker: each for each in found}
 
 
 def is_ready(job: WaitingJob, now: float) -> bool:

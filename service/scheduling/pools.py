@@ -66,6 +66,11 @@ class Pool:
                         return found
         return found
 
+    def tightness(self, worker: int, num_devices: int) -> tuple[bool, int, int]:
+        """What orders workers as `best_fit` does: the less is left over the better, and a whole one only if filled."""
+        free = self.free[worker]
+        return free == self.capacity[worker] and free != num_devices, free, worker
+
     def change(self, worker: int, by: int) -> None:
         """The worker has `by` more free devices, or fewer."""
         if by:
@@ -135,6 +140,13 @@ class Cluster:
     def drained_pool(self, selector: Selector) -> Pool:
         """As `pool`, of the workers of drained nodes; made anew each time."""
         return self._make_pool(selector, drained=True)
+
+    def by_kind(self, workers: Sequence[int]) -> list[list[int]]:
+        """These workers, those with GPUs apart from those with CPUs, in their order."""
+        kinds: tuple[list[int], list[int]] = ([], [])
+        for worker in workers:
+            kinds[self.workers[worker].devices[0].is_cpu].append(worker)  # a worker has devices of one kind
+        return [kind for kind in kinds if kind]
 
     def take(self, worker: int, selector: Selector, num_devices: int, job_id: int) -> tuple[int, ...]:
         """Give free devices to a job, of one model if there are enough of it; returns their ids."""

@@ -1,4 +1,4 @@
-"""Reservations: the worker that a blocked job will run on, from when, and what may use it until then.
+"""Reservations: the workers that a blocked job will run on, from when, and what may use them until then.
 
 A backfilled job may use a reserved worker if it ends in time, or on devices that the blocked job does not need. Only
 expected ends are known here; without one a job is taken to run for ever.
@@ -9,14 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .pools import Cluster, Pool
 from .rows import WaitingJob
+from .spanning import first_of_each_node, part_counts
 
 
 @dataclass
 class Reservation:
-    """The first blocked job's claim on a worker. `start_at` is infinite where nobody knows when enough is free."""
+    """The first blocked job's claim on a worker. `start_at` is infinite where nobody knows when enough is free.
+
+    A job of several parts has one for each, all with the same `start_at`.
+    """
 
     job_id: int
     worker: int
@@ -35,24 +40,78 @@ class Reservation:
 
 def earliest(
     job: WaitingJob, pool: Pool, cluster: Cluster, ends: Mapping[int, float], reserved: Mapping[int, Reservation]
-) -> Reservation | None:
-    """Where the job can start first, as far as the ends of jobs are known; None: every worker it fits is reserved.
+) -> list[Reservation]:
+    """Where the job can start first, as far as the ends of jobs are known; empty: what it fits on is reserved.
 
     Args:
         ends: when each job that holds devices is expected to end; infinite or missing where nobody knows.
     """
-    best: tuple[float, int, int] | None = None
-    for worker, capacity in pool.capacity.items():
-        if capacity < job.num_devices or worker in reserved:
-            continue
-        num_missing = job.num_devices - pool.free[worker]
-        known = sorted([ends[holder] for holder in cluster.holders(worker, pool.selector) if holder in ends])
-        while known and known[-1] == math.inf:
-            known.pop()
-        start_at = known[num_missing - 1] if num_missing <= len(known) else math.inf
-        # Of those nobody knows, the one where the fewest have to end: it never gets further away.
-        rank = (start_at, num_missing - len(known) if start_at == math.inf else 0, worker)
-        if best is None or rank < best:
-            best = rank
-            num_spare = pool.free[worker] + sum(end <= start_at for end in known) - job.num_devices
-    return best and Reservation(job.id, best[2], best[0], max(num_spare, 0))
+    prospects = _Prospects(pool, cluster, ends, reserved)
+    found = []
+    for num_parts in part_counts(job):
+        if chosen := prospects.first(job.num_devices // num_parts, num_parts):
+            latest = max(chosen)
+            found.append((latest.start_at, sum(each.num_unknown for each in chosen), num_parts, chosen))
+    if not found:
+        return []
+    start_at, _num_unknown, num_parts, chosen = min(found)
+    spare = [prospects.num_free(each.worker, start_at) - job.num_devices // num_parts for each in chosen]
+    return [Reservation(job.id, each.worker, start_at, max(n, 0)) for each, n in zip(chosen, spare, strict=True)]
+
+
+class _Prospect(NamedTuple):
+    """When a worker has enough devices. Of those nobody knows, the one where the fewest jobs have to end comes first.
+
+    So what is chosen never gets further away.
+    """
+
+    start_at: float
+    num_unknown: int  # devices that jobs of unknown end have to give back
+    worker: int
+
+
+class _Prospects:
+    """What becomes free where, of the workers that are not reserved."""
+
+    def __init__(
+        self, pool: Pool, cluster: Cluster, ends: Mapping[int, float], reserved: Mapping[int, Reservation]
+    ) -> None:
+        self._pool = pool
+        self._cluster = cluster
+        self._ends = ends
+        self._reserved = reserved
+        self._known: dict[int, list[float]] = {}  # ends of jobs, once for each device, ascending
+
+    def first(self, size: int, num_parts: int) -> list[_Prospect]:
+        """The workers that have room for a part first, each on another node; empty if there are not so many."""
+        able = {w: self._when(w, size) for w, n in self._pool.capacity.items() if n >= size and w not in self._reserved}
+        if num_parts == 1:
+            return [min(able.values())] if able else []
+        found = []
+        for alike in self._cluster.by_kind(sorted(able, key=able.__getitem__)):
+            chosen = [able[worker] for worker in first_of_each_node(self._cluster, alike)[:num_parts]]
+            if len(chosen) == num_parts:
+                found.append((chosen[-1], chosen))
+        return min(found)[1] if found else []
+
+    def num_free(self, worker: int, at: float) -> int:
+        """Devices of the worker that are free at a time, as far as ends are known."""
+        return self._pool.free[worker] + sum(end <= at for end in self._ends_on(worker))
+
+    def _when(self, worker: int, size: int) -> _Prospect:
+        num_missing, known = size - self._pool.free[worker], self._ends_on(worker)
+        if num_missing <= 0:
+            return _Prospect(-math.inf, 0, worker)
+        if num_missing <= len(known):
+            return _Prospect(known[num_missing - 1], 0, worker)
+        return _Prospect(math.inf, num_missing - len(known), worker)
+
+    def _ends_on(self, worker: int) -> list[float]:
+        known = self._known.get(worker)
+        if known is None:
+            ends, holders = self._ends, self._cluster.holders(worker, self._pool.selector)
+            known = sorted([ends[holder] for holder in holders if holder in ends])
+            while known and known[-1] == math.inf:
+                known.pop()
+            self._known[worker] = known
+        return known

@@ -62,6 +62,11 @@ class OfferedDevice:
     memory_bytes: int | None = None
     quarantined: str | None = None  # why it takes nothing new
 
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is a CPU stand-in; its name begins with its kind."""
+        return self.name.startswith(CPU)
+
 
 @dataclass(frozen=True, slots=True)
 class OfferingWorker:
@@ -140,6 +145,14 @@ class WaitingJob:
     begin_at: float | None = None  # not before, by its user's wish
     eligible_at: float | None = None  # not before, because its last run failed
     held: bool = False
+    num_nodes: int = 1  # so many equal parts, each on another node
+    may_spread: bool = False  # if no worker has enough: the fewest equal parts that fit
+    can_spread: bool = False  # that could be allowed: its devices need not be on one node
+
+    @property
+    def may_span(self) -> bool:
+        """Whether it may get devices of several nodes."""
+        return self.num_nodes > 1 or self.may_spread
 
 
 @dataclass(frozen=True, slots=True)

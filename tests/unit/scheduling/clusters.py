@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dljobs.service.scheduling.planning import Plan
 from dljobs.service.scheduling.rows import (
     ANYWHERE,
+    CPU,
     Condition,
     Dependency,
     Limit,
@@ -78,7 +79,18 @@ waiting_jobs = st.builds(
     eligible_at=st.sampled_from([None, None, None, NOW - 1, NOW + 90]),
     held=st.sampled_from([False, False, False, True]),
 )
-queues = st.lists(waiting_jobs, max_size=12, unique_by=lambda job: job.id)
+
+
+def _spanning(job: WaitingJob, num_nodes: int, size: int) -> WaitingJob:
+    """The job over several nodes: exactly so many, or (1) as it fits. On one named node there never are several."""
+    labels = tuple(label for label in job.selector.labels if label[0] != "node")
+    selector = replace(job.selector, labels=labels)
+    number = size * num_nodes if num_nodes > 1 else 2 * size
+    return replace(job, selector=selector, num_devices=number, num_nodes=num_nodes, may_spread=num_nodes == 1)
+
+
+spanning_jobs = st.builds(_spanning, waiting_jobs, st.sampled_from([1, 2, 2, 3]), st.integers(1, 3))
+queues = st.lists(st.one_of(waiting_jobs, waiting_jobs, spanning_jobs), max_size=12, unique_by=lambda job: job.id)
 
 
 @st.composite
@@ -88,8 +100,9 @@ def clusters(draw: st.DrawFn) -> tuple[list[OfferingWorker], list[RunningJob]]:
     device_id = job_id = 0
     for number in range(1, draw(st.integers(0, 4)) + 1):
         devices: list[OfferedDevice] = []
+        is_cpu = draw(st.booleans())
         for size, is_held in draw(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=4)):
-            model = draw(st.sampled_from(list(MODELS)))
+            model = draw(st.sampled_from([name for name in MODELS if (name == CPU) == is_cpu]))
             job_id += is_held
             holder = FIRST_RUNNING_ID + job_id if is_held else None
             for _ in range(size):
@@ -155,6 +168,12 @@ def idle_worker(worker_id: int, selector: Selector, num_devices: int) -> Offerin
     labels = {key: value for key, value in selector.labels if key != "node"}
     node = next((value for key, value in selector.labels if key == "node"), f"spare{worker_id}")
     return OfferingWorker(worker_id, f"spare{worker_id}", devices, node, labels)
+
+
+def idle_workers(job: WaitingJob) -> list[OfferingWorker]:
+    """Workers that have just what the job asks for."""
+    size = job.num_devices // job.num_nodes
+    return [idle_worker(90 + number, job.selector, size) for number in range(job.num_nodes)]
 
 
 def job(job_id: int, num_devices: int = 1, **fields: object) -> WaitingJob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ from dljobs.service.scheduling.rows import (
     WaitingJob,
 )
 
-from .clusters import MANY, NOW, carried_out, idle_worker, is_usable, job, policies, runs, snapshots, worker
+from .clusters import MANY, NOW, carried_out, idle_workers, is_usable, job, policies, runs, snapshots, worker
 
 
 def codes(reasons: list[Reason]) -> list[ReasonCode]:
@@ -81,7 +82,7 @@ def _cured(snapshot: Snapshot, policy: Policy, waiting: WaitingJob, explainer: E
         policy = replace(policy, user_limits={}, tag_limits={})
     shut = {ReasonCode.NODE_DRAINED, ReasonCode.QUARANTINED}
     if found & {ReasonCode.RESOURCES, ReasonCode.NEVER_FITS, ReasonCode.NO_WORKERS, *shut}:
-        workers.append(idle_worker(99, waiting.selector, waiting.num_devices))
+        workers += idle_workers(waiting)
         if ReasonCode.RESOURCES not in found:
             others = []  # whom the new worker would serve as well
     if ReasonCode.PRIORITY in found:
@@ -98,7 +99,6 @@ def test_reasons_are_true(snapshot: Snapshot, policy: Policy) -> None:
     after = carried_out(snapshot, result)
     for each in after.waiting:
         found = set(codes(explainer.reasons(each.id)))
-        free, most = _devices_for(each, after.workers)
         met = [dependency.is_met for dependency in each.after]
         assert (ReasonCode.HELD in found) == each.held
         assert (ReasonCode.BEGIN_TIME in found) == (each.begin_at is not None and each.begin_at > NOW)
@@ -106,23 +106,48 @@ def test_reasons_are_true(snapshot: Snapshot, policy: Policy) -> None:
         dependency_codes = {ReasonCode.DEPENDENCY, ReasonCode.DEPENDENCY_NEVER_SATISFIED}
         assert bool(found & dependency_codes) == (not all(met))
         assert (ReasonCode.NO_WORKERS in found) == (not after.workers)
-        assert (ReasonCode.RESOURCES in found) == (free < each.num_devices <= most)
+        fits_now, fits_ever = _fits(each, after.workers)
+        assert (ReasonCode.RESOURCES in found) == (fits_ever and not fits_now)
         if ReasonCode.NEVER_FITS in found:
-            assert most < each.num_devices
+            assert not fits_ever
         if ReasonCode.PRIORITY in found:
             ahead = {one.id for one in explainer.contenders}
             assert ahead & {one.id for one in explainer.before(each.id)}
 
 
-def _devices_for(waiting: WaitingJob, workers: list[OfferingWorker] | object) -> tuple[int, int]:
+def _devices_for(waiting: WaitingJob, workers: Sequence[OfferingWorker]) -> tuple[int, int]:
     """The most devices that one worker has for it: free, and at all."""
     free, most = 0, 0
-    for each in workers:  # type: ignore[attr-defined]
+    for each in workers:
         if each.drained is None and waiting.selector.allows(each):
             fitting = [device for device in filter(is_usable, each.devices) if waiting.selector.accepts(device)]
             most = max(most, len(fitting))
             free = max(free, sum(device.job_id is None for device in fitting))
     return free, most
+
+
+def _fits(waiting: WaitingJob, workers: Sequence[OfferingWorker]) -> tuple[bool, bool]:
+    """Whether the workers hold the job: with what is free, and if nothing ran."""
+    answers = []
+    for is_free in (True, False):
+        room: dict[tuple[bool, str], int] = {}  # by kind and node
+        for each in workers:
+            if each.drained is None and each.devices and waiting.selector.allows(each):
+                usable = filter(is_usable, each.devices)
+                able = [d for d in usable if waiting.selector.accepts(d) and not (is_free and d.job_id)]
+                place = (each.devices[0].is_cpu, each.node)
+                room[place] = max(room.get(place, 0), len(able))
+        ways = range(1, waiting.num_devices + 1) if waiting.may_spread else [waiting.num_nodes]
+        answers.append(
+            any(
+                sum(number * ways_ >= waiting.num_devices for (cpu, _node), number in room.items() if cpu is kind)
+                >= ways_
+                for ways_ in ways
+                if waiting.num_devices % ways_ == 0
+                for kind in (True, False)
+            )
+        )
+    return answers[0], answers[1]
 
 
 @MANY
@@ -134,10 +159,11 @@ def test_the_numbers_in_the_sentences(snapshot: Snapshot, policy: Policy) -> Non
     for each in after.waiting:
         texts = {reason.code: reason.text for reason in explainer.reasons(each.id)}
         if text := texts.get(ReasonCode.RESOURCES):
-            numbers = re.match(r"it needs (\d+) devices?.*; the best worker, (\w+), has (\d+) free", text)
+            best = r"node \w+ has" if each.may_span else r"the best worker, \w+, has"
+            numbers = re.match(rf"it needs (\d+) devices?.*; {best} (\d+) free", text)
             assert numbers
             assert int(numbers[1]) == each.num_devices
-            assert int(numbers[3]) == _devices_for(each, after.workers)[0]
+            assert int(numbers[2]) == _devices_for(each, after.workers)[0]
         if text := texts.get(ReasonCode.PRIORITY):
             named = [int(one) for one in re.findall(r"\d+", text.split("(")[1].split(")")[0])]
             assert len(named) == min(int(text.split()[0]), 5)
@@ -164,7 +190,7 @@ def test_whoever_has_a_reservation_is_expected_to_start_then(snapshot: Snapshot)
     starts = expected_starts(result, explainer.contenders)
     assert all(at >= NOW for at in starts.values())
     for each in explainer.contenders[:1]:
-        reservation = result.reservation_of(each.id)
+        reservation = next(iter(result.reservations_of(each.id)), None)
         if reservation is not None:
             assert starts.get(each.id, float("inf")) == reservation.start_at
 

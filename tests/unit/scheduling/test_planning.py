@@ -31,7 +31,6 @@ from .clusters import (
     clusters,
     durations,
     hold,
-    is_usable,
     job,
     policies,
     queues,
@@ -51,15 +50,20 @@ def test_devices_are_given_once_and_a_gang_is_whole(snapshot: Snapshot, policy: 
     jobs = {job.id: job for job in snapshot.waiting}
     assert len({placed.job_id for placed in result.placed}) == len(result.placed)
     for placed in result.placed:
-        [part] = placed.parts
-        job, on = jobs[placed.job_id], workers[part.worker_id]
-        devices = {device.id: device for device in on.devices}
-        assert len(part.device_ids) == job.num_devices
-        assert all(devices[device_id].job_id is None for device_id in part.device_ids)
-        assert on.drained is None
+        job = jobs[placed.job_id]
         assert is_ready(job, NOW)
-        assert job.selector.allows(on)
-        assert all(job.selector.accepts(devices[device_id]) for device_id in part.device_ids)
+        assert len(placed.device_ids) == job.num_devices
+        assert len({len(part.device_ids) for part in placed.parts}) == 1, "the parts are equal"
+        assert len({workers[part.worker_id].node for part in placed.parts}) == len(placed.parts)
+        assert len({workers[part.worker_id].devices[0].is_cpu for part in placed.parts}) == 1
+        assert len(placed.parts) == job.num_nodes or job.may_spread
+        for part in placed.parts:
+            on = workers[part.worker_id]
+            devices = {device.id: device for device in on.devices}
+            assert all(devices[device_id].job_id is None for device_id in part.device_ids)
+            assert on.drained is None
+            assert job.selector.allows(on)
+            assert all(job.selector.accepts(devices[device_id]) for device_id in part.device_ids)
 
 
 @MANY
@@ -117,18 +121,8 @@ def test_without_backfill_nobody_who_could_start_is_overtaken(snapshot: Snapshot
     strict = replace(policy, backfill=False, user_limits={}, tag_limits={})
     result = plan(snapshot, strict)
     placed = {placed.job_id for placed in result.placed}
-    largest = {
-        job.id: max(
-            (
-                sum(map(job.selector.accepts, filter(is_usable, worker.devices)))
-                for worker in snapshot.workers
-                if worker.drained is None and job.selector.allows(worker)
-            ),
-            default=0,
-        )
-        for job in snapshot.waiting
-    }
-    able = [job.id in placed for job in result.order if is_ready(job, NOW) and job.num_devices <= largest[job.id]]
+    contenders = {job.id for job in Explainer(result).contenders}
+    able = [job.id in placed for job in result.order if job.id in placed | contenders]
     assert able == sorted(able, reverse=True)
 
 
@@ -182,7 +176,7 @@ def test_no_reservation_is_delayed_by_who_overtakes(
             if placed.job_id in promised:
                 assert world.snapshot.now <= promised.pop(placed.job_id)
         for first in Explainer(result).contenders[:1]:
-            reservation = result.reservation_of(first.id)
+            reservation = next(iter(result.reservations_of(first.id)), None)
             if reservation is not None and reservation.start_at < float("inf"):
                 earlier = promised.setdefault(first.id, reservation.start_at)
                 assert reservation.start_at <= earlier
@@ -197,7 +191,7 @@ def test_a_small_job_overtakes_if_it_ends_in_time() -> None:
     queue = [job(1, 4), job(2, 2, duration_s=50.0), job(3, 2, duration_s=101.0)]
     result = plan(Snapshot(NOW, queue, workers, [runs(9, 2, for_s=100.0)]))
     assert [placed.job_id for placed in result.placed] == [2]
-    reservation = result.reservation_of(1)
+    reservation = result.reservations_of(1)[0]
     assert reservation is not None
     assert reservation.start_at == NOW + 100
 
