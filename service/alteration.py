@@ -15,12 +15,12 @@ from .jobs import get_job
 from .policy import read_policy
 from .spec import JobSpec
 from .states import WAITING_JOBS
-from .submission import check_priority, check_text, resolve_placing
+from .submission import check_nodes, check_priority, check_text, resolve_placing
 from .tables import jobs
 
 
 def alter_job(connection: Connection, job_id: int, changes: Mapping[str, Any], *, actor: str) -> None:
-    """Change priority, num_devices, time_limit_s or name of a job in the queue, and record it.
+    """Change priority, num_devices, num_nodes, may_spread, time_limit_s or name of a job in the queue, and record it.
 
     Raises:
         DljobsError: the job does not wait, or it has begun and is to have another number of devices.
@@ -36,6 +36,8 @@ def alter_job(connection: Connection, job_id: int, changes: Mapping[str, Any], *
         check_text("name", values["name"])
     if "num_devices" in values:
         values |= _other_devices(job, values["num_devices"])
+    changed = {**job, **values}
+    check_nodes(changed["strategy"], changed["num_devices"], changed["num_nodes"], may_spread=changed["may_spread"])
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
     words = ", ".join(f"{name} {job[name]} → {value}" for name, value in changes.items())
     record(connection, "updated", f"{actor} changed {words}", actor=actor, job_id=job_id)

@@ -8,11 +8,12 @@ from typing import Any
 from . import alteration, jobs, nodes, quarantine, registration, runs
 from .database import Database
 from .doorbell import Doorbell
+from .parts import list_parts
 from .states import ENDED_JOBS, LIVE_RUNS
 
 
 def cancel(database: Database, doorbell: Doorbell, job_id: int, *, actor: str) -> bool:
-    """Cancel a waiting job, or ask the worker of a placed one to end it; False if Redis does not answer.
+    """Cancel a waiting job, or ask the workers of a placed one to end it; False if Redis does not answer.
 
     Raises:
         DljobsError: the job has already ended.
@@ -21,9 +22,10 @@ def cancel(database: Database, doorbell: Doorbell, job_id: int, *, actor: str) -
         state = jobs.request_cancel(connection, job_id, actor=actor)
         run = runs.latest_run(connection, job_id)
         live = state not in ENDED_JOBS and run is not None and run["state"] in LIVE_RUNS
-        worker = registration.get_worker(connection, run["worker_id"]) if live and run is not None else None
-    if worker is not None and run is not None:
-        return doorbell.ring_attend(worker["name"], run["id"])
+        placed = list_parts(connection, run["id"]) if live and run is not None else []
+    if placed:
+        answers = [doorbell.ring_attend(part["worker"], part["run_id"]) for part in placed]
+        return all(answers)
     doorbell.ring_schedule()  # it may have kept others waiting; it has itself ended, whether anyone hears or not
     return True
 
@@ -43,7 +45,7 @@ def update(database: Database, doorbell: Doorbell, job_id: int, changes: Mapping
     """Change a job that waits; False if Redis does not answer.
 
     Args:
-        changes: new values of priority, num_devices, time_limit_s, name.
+        changes: new values of priority, num_devices, num_nodes, may_spread, time_limit_s, name.
 
     Raises:
         DljobsError: the job does not wait, or a value cannot be right.
@@ -62,8 +64,8 @@ def drain(database: Database, doorbell: Doorbell, node: str, *, actor: str, reas
     with database.write() as connection:
         nodes.drain_node(connection, node, actor=actor, reason=reason, evict=evict)
         workers = {row["id"]: row["name"] for row in registration.list_workers(connection) if row["node"] == node}
-        live = [run for worker_id in workers for run in runs.live_runs_of(connection, worker_id)] if evict else []
-    answers = [doorbell.ring_attend(workers[run["worker_id"]], run["id"]) for run in live]
+        live = [(name, run["id"]) for each, name in workers.items() for run in runs.live_runs_of(connection, each)]
+    answers = [doorbell.ring_attend(name, run_id) for name, run_id in live] if evict else []
     return all(answers)
 
 

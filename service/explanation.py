@@ -16,7 +16,7 @@ from .clock import read_now
 from .database import Database
 from .dispatch import make_plan
 from .durations import show_duration
-from .registration import get_worker
+from .registration import list_workers
 from .states import PLACED_JOBS, WAITING_JOBS, JobState
 from .views import Json, reason_view
 
@@ -33,8 +33,8 @@ def explain(database: Database, job_id: int, *, lease_s: float) -> Json:
         if job["state"] in WAITING_JOBS:
             sentences, reasons = _explain_waiting(connection, job, lease_s)
         elif job["state"] in PLACED_JOBS and run is not None and shown_run:
-            silent_s = get_worker(connection, run["worker_id"])["silent_s"]
-            sentences = _explain_placed(job, shown_run, read_now(connection), silent_s, lease_s)
+            silent = {row["name"]: row["silent_s"] for row in list_workers(connection)}
+            sentences = _explain_placed(job, shown_run, read_now(connection), silent, lease_s)
         else:
             sentences = _explain_ended(job, read_now(connection))
     return {"job_id": job_id, "state": job["state"], "sentences": sentences, "reasons": reasons, "run": shown_run}
@@ -60,26 +60,31 @@ def _explain_waiting(connection: Connection, job: Job, lease_s: float) -> tuple[
     return sentences, [reason_view(reason) for reason in reasons]
 
 
-def _explain_placed(job: Job, run: Json, moment: float, silent_s: float, lease_s: float) -> list[str]:
-    devices = ", ".join(device["uuid"] for device in run["devices"])
+def _explain_placed(job: Job, run: Json, moment: float, silent: Mapping[str, float], lease_s: float) -> list[str]:
     since = show_duration(moment - (run["started_at"] or run["created_at"]))
     doing = "trains" if job["state"] == JobState.RUNNING else "is starting"
-    sentences = [f"run {run['number']} {doing} on {devices} of {run['worker']} (node {run['node']}) for {since}"]
+    where = " and ".join(_where(part) for part in run["parts"])
+    sentences = [f"run {run['number']} {doing} on {where} for {since}"]
     progress = run["progress"]
     if progress["total_steps"]:
         left = "" if progress["eta_s"] is None else f", about {show_duration(progress['eta_s'])} left"
         sentences.append(f"it is at step {progress['step']} of {progress['total_steps']}{left}")
-    elif run["claimed_at"] is None:
-        sentences.append("its worker has not taken it up yet")
-    if silent_s > lease_s / 2:
-        sentences.append(
-            f"its worker has been silent for {show_duration(silent_s)}: after {show_duration(lease_s)} the job goes"
-            " back in the queue"
-        )
+    for part in run["parts"]:
+        worker = f"worker {part['worker']}" if len(run["parts"]) > 1 else "its worker"
+        if part["claimed_at"] is None:
+            sentences.append(f"{worker} has not taken it up yet")
+        if (silent_s := silent[part["worker"]]) > lease_s / 2:
+            silence = f"{worker} has been silent for {show_duration(silent_s)}"
+            sentences.append(f"{silence}: after {show_duration(lease_s)} the job goes back in the queue")
     if job["cancel_requested_at"] is not None:
         asked = show_duration(moment - job["cancel_requested_at"])
         sentences.append(f"its end was asked for {asked} ago")
     return sentences
+
+
+def _where(part: Json) -> str:
+    devices = ", ".join(device["uuid"] for device in part["devices"])
+    return f"{devices} of {part['worker']} (node {part['node']})"
 
 
 def _explain_ended(job: Job, moment: float) -> list[str]:

@@ -45,6 +45,8 @@ class NewJob:
     sources: tuple[Frozen, ...] = ()  # what the spec's digests name
     warnings: tuple[str, ...] = ()
     selector: Selector = ANYWHERE
+    num_nodes: int = 1
+    may_spread: bool = False
     begin_at: float | None = None
     begin_in_s: float | None = None  # by the database's clock, which may not be the client's
     after: tuple[tuple[str, Condition], ...] = ()  # jobs as users name them: 12, @
@@ -82,6 +84,8 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         "max_retries": new.max_retries,
         "submitted_at": now(),
         "selector_json": to_json(new.selector),
+        "num_nodes": new.num_nodes,
+        "may_spread": int(new.may_spread),
         "begin_at": new.begin_at if new.begin_in_s is None else now() + new.begin_in_s,
         "num_epochs": new.spec.training.epochs if new.spec.kind == "train" else None,
     }

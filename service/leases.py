@@ -6,13 +6,14 @@ The database lets a device have one live lease (a partial unique index), so two 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from .clock import now
+from .scheduling.rows import Part
 from .states import LIVE_RUNS
-from .tables import devices, leases, runs
+from .tables import devices, leases, run_parts, runs
 
 
 def new_token() -> str:
@@ -20,15 +21,24 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def acquire(connection: Connection, run_id: int, device_ids: Iterable[int], token: str, lease_s: float) -> None:
-    """Lease all these devices to the run; an IntegrityError (one of them is taken) undoes the whole transaction."""
-    rows = [{"run_id": run_id, "device_id": device_id, "token": token} for device_id in device_ids]
+def acquire(connection: Connection, run_id: int, parts: Sequence[Part], token: str, lease_s: float) -> None:
+    """Lease the devices of all parts to the run; an IntegrityError (one is taken) undoes the whole transaction."""
+    rows = [
+        {"run_id": run_id, "device_id": device_id, "node_rank": node_rank, "token": token}
+        for node_rank, part in enumerate(parts)
+        for device_id in part.device_ids
+    ]
     connection.execute(insert(leases).values(acquired_at=now(), expires_at=now() + lease_s), rows)
 
 
-def renew(connection: Connection, tokens: Iterable[str], lease_s: float) -> set[str]:
-    """Renew all leases of these tokens in one statement; returns the tokens that are still valid."""
-    live = update(leases).where(leases.c.token.in_(list(tokens)), leases.c.released_at.is_(None))
+def renew(connection: Connection, worker_id: int, tokens: Iterable[str], lease_s: float) -> set[str]:
+    """Renew the worker's leases of these tokens in one statement; returns the tokens that are still valid.
+
+    Not those of other workers with a part in the same run: each says for itself that it is there.
+    """
+    part = (run_parts.c.run_id == leases.c.run_id, run_parts.c.node_rank == leases.c.node_rank)
+    is_mine = select(run_parts.c.run_id).where(*part, run_parts.c.worker_id == worker_id).exists()
+    live = update(leases).where(leases.c.token.in_(list(tokens)), leases.c.released_at.is_(None), is_mine)
     renewed = connection.execute(live.values(expires_at=now() + lease_s).returning(leases.c.token))
     return {row.token for row in renewed}
 
@@ -39,16 +49,19 @@ def release(connection: Connection, run_id: int) -> None:
     connection.execute(held.values(released_at=now()))
 
 
-def expired_runs(connection: Connection) -> list[RowMapping]:
-    """Live runs of which a lease has run out: id, job_id, worker_id, and how long ago (seconds)."""
+def expired_parts(connection: Connection) -> list[RowMapping]:
+    """The parts of live runs that let a lease run out: run_id, worker_id, claimed_at, how long ago (seconds)."""
     overdue = (now() - func.min(leases.c.expires_at)).label("overdue_s")
+    part = (run_parts.c.run_id == leases.c.run_id) & (run_parts.c.node_rank == leases.c.node_rank)
+    columns = (run_parts.c.run_id, run_parts.c.node_rank, run_parts.c.worker_id, run_parts.c.claimed_at)
     query = (
-        select(runs.c.id, runs.c.job_id, runs.c.worker_id, overdue)
-        .join(leases, leases.c.run_id == runs.c.id)
+        select(*columns, overdue)
+        .join(leases, part)
+        .join(runs, runs.c.id == run_parts.c.run_id)
         .where(runs.c.state.in_(LIVE_RUNS), leases.c.released_at.is_(None))
-        .group_by(runs.c.id)
+        .group_by(*columns)
         .having(func.min(leases.c.expires_at) < now())
-        .order_by(runs.c.id)
+        .order_by(run_parts.c.run_id, overdue.desc())
     )
     return list(connection.execute(query).mappings())
 
@@ -73,11 +86,11 @@ def held_devices(connection: Connection) -> list[RowMapping]:
 
 
 def placement(connection: Connection, run_id: int) -> list[RowMapping]:
-    """The devices a run holds or held, in their order on the node."""
+    """The devices a run holds or held, each with the `node_rank` of its part, in their order on the node."""
     query = (
-        select(devices)
+        select(devices, leases.c.node_rank)
         .join(leases, leases.c.device_id == devices.c.id)
         .where(leases.c.run_id == run_id)
-        .order_by(devices.c.position)
+        .order_by(leases.c.node_rank, devices.c.position)
     )
     return list(connection.execute(query).mappings())

@@ -18,6 +18,7 @@ from . import artifacts, evaluations, events, garbage, jobs, leases, logs, nodes
 from .clock import read_now
 from .database import Database, open_database
 from .dispatch import Planned, make_plan
+from .parts import list_parts
 from .schema import HEAD, current_revision
 from .settings import Settings
 from .states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, WorkerState
@@ -116,8 +117,7 @@ def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
 
 def run_in(connection: Connection, run: Mapping[Any, Any], spec: Mapping[str, Any]) -> Json:
     """One Run with its placement."""
-    worker = registration.get_worker(connection, run["worker_id"])
-    return views.run_view(run, worker, leases.placement(connection, run["id"]), spec)
+    return views.run_view(run, list_parts(connection, run["id"]), leases.placement(connection, run["id"]), spec)
 
 
 def _origin(connection: Connection, artifact_id: int | None) -> Json | None:

@@ -20,10 +20,11 @@ from .events import record
 from .failures import LOST, WITHIN_RETRIES, FailureClass, decide
 from .jobs import get_job, move_job
 from .json_text import to_json
+from .parts import HEAD, add_parts, end_parts
 from .scheduling.rows import Part
 from .spec import JobSpec
 from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
-from .tables import artifacts, jobs, runs, workers
+from .tables import artifacts, jobs, run_parts, runs, workers
 
 
 @dataclass(frozen=True)
@@ -57,28 +58,37 @@ def create_run(connection: Connection, job_id: int, parts: Sequence[Part], lease
         raise DljobsError(f"job {job_id} is {job['state']}: it cannot be placed")
     token = leases.new_token()
     number = job["num_runs"] + 1
-    device_ids = [device_id for part in parts for device_id in part.device_ids]
+    num_devices = sum(len(part.device_ids) for part in parts)
     values = {"job_id": job_id, "number": number, "state": RunState.STARTING, "token": token}
     values["worker_id"] = parts[0].worker_id
     created = insert(runs).values(created_at=now(), **values).returning(runs.c.id)
     run_id = int(connection.execute(created).scalar_one())
-    leases.acquire(connection, run_id, device_ids, token, lease_s)
-    reason = f"run {number} placed on {len(device_ids)} device{'s' if len(device_ids) > 1 else ''}"
+    add_parts(connection, run_id, parts)
+    leases.acquire(connection, run_id, parts, token, lease_s)
+    where = f" of {len(parts)} nodes" if len(parts) > 1 else ""
+    reason = f"run {number} placed on {num_devices} device{'s' if num_devices > 1 else ''}{where}"
     move_job(connection, job_id, JobState.STARTING, actor="scheduler", reason=reason, run_id=run_id, num_runs=number)
     return RunKey(run_id, token)
 
 
 def claim(connection: Connection, key: RunKey, worker_id: int) -> bool:
-    """Claim a starting run for this worker. False, and nothing changed, unless run, token and worker all fit, once."""
-    fits = (runs.c.id == key.run_id, runs.c.token == key.token, runs.c.worker_id == worker_id)
-    unclaimed = (runs.c.state == RunState.STARTING, runs.c.claimed_at.is_(None))
-    return connection.execute(update(runs).where(*fits, *unclaimed).values(claimed_at=now())).rowcount == 1
+    """Claim this worker's part of a starting run. False, and nothing changed, unless all of these fit, once."""
+    starting = (runs.c.id == key.run_id, runs.c.token == key.token, runs.c.state == RunState.STARTING)
+    if connection.execute(select(runs.c.id).where(*starting).with_for_update()).scalar_one_or_none() is None:
+        return False
+    mine = (run_parts.c.run_id == key.run_id, run_parts.c.worker_id == worker_id, run_parts.c.claimed_at.is_(None))
+    claimed = update(run_parts).where(*mine).values(claimed_at=now()).returning(run_parts.c.node_rank)
+    node_rank = connection.execute(claimed).scalar_one_or_none()
+    if node_rank == HEAD:
+        connection.execute(update(runs).where(runs.c.id == key.run_id).values(claimed_at=now()))
+    return node_rank is not None
 
 
 def unclaimed_keys(connection: Connection, worker_id: int) -> list[RunKey]:
-    """Runs placed on this worker that wait for it: their doorbell may be lost."""
-    waiting = (runs.c.worker_id == worker_id, runs.c.state == RunState.STARTING, runs.c.claimed_at.is_(None))
-    return [RunKey(row.id, row.token) for row in connection.execute(select(runs.c.id, runs.c.token).where(*waiting))]
+    """Runs with a part placed on this worker that waits for it: its doorbell may be lost."""
+    part = (run_parts.c.worker_id == worker_id, run_parts.c.ended_at.is_(None), run_parts.c.claimed_at.is_(None))
+    waiting = select(runs.c.id, runs.c.token).join(run_parts).where(*part, runs.c.state == RunState.STARTING)
+    return [RunKey(row.id, row.token) for row in connection.execute(waiting)]
 
 
 def fenced_update(connection: Connection, key: RunKey, **values: Any) -> None:
@@ -130,6 +140,7 @@ def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str
         error_json=_to_json(outcome.error),
         result_json=_to_json(outcome.result),
     )
+    end_parts(connection, run_id)
     leases.release(connection, run_id)
     ledger.add_run(connection, run_id, job["user"], job["num_devices"])
     move_job(connection, job["id"], end.job_state, actor=actor, reason=end.reason, run_id=run_id, **end.changes)
@@ -263,11 +274,12 @@ def latest_run(connection: Connection, job_id: int) -> RowMapping | None:
 
 
 def live_runs_of(connection: Connection, worker_id: int) -> list[RowMapping]:
-    """The runs that this worker has not ended yet, with their job's `cancel_requested_at`."""
+    """The live runs of which this worker has a part that has not ended, with their job's `cancel_requested_at`."""
     query = (
         select(runs, jobs.c.cancel_requested_at)
         .join(jobs, jobs.c.id == runs.c.job_id)
-        .where(runs.c.worker_id == worker_id, runs.c.state.in_(LIVE_RUNS))
+        .join(run_parts, run_parts.c.run_id == runs.c.id)
+        .where(run_parts.c.worker_id == worker_id, run_parts.c.ended_at.is_(None), runs.c.state.in_(LIVE_RUNS))
     )
     return list(connection.execute(query).mappings())
 

@@ -40,6 +40,9 @@ _JOB_COLUMNS = (
     jobs.c.user,
     jobs.c.model,
     jobs.c.num_devices,
+    jobs.c.num_nodes,
+    jobs.c.may_spread,
+    jobs.c.strategy,
     jobs.c.priority,
     jobs.c.tags_json,
     jobs.c.selector_json,
@@ -150,6 +153,9 @@ def _waiting_job(row: RowMapping, after: tuple[Dependency, ...], history: _Histo
         begin_at=row["begin_at"],
         eligible_at=row["eligible_at"],
         held=row["state"] == JobState.HELD,
+        num_nodes=row["num_nodes"],
+        may_spread=bool(row["may_spread"]),
+        can_spread=row["strategy"] == "ddp" and row["num_nodes"] == 1 and not row["may_spread"],
     )
 
 

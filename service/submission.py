@@ -84,6 +84,8 @@ class Request:
     labels: Sequence[str] = ()  # of a node, "label=value" each
     exclude: Sequence[str] = ()  # names of nodes
     after: Sequence[str] = ()  # "ID", "ID:ok", "ID:fail" or "ID:any" each
+    num_nodes: int = 1  # so many equal parts, each on another
+    may_spread: bool = False  # over the fewest nodes that fit, where none has enough
     begin: str | None = None  # "2h", "18:30", "2030-01-31 18:30"
 
 
@@ -110,6 +112,7 @@ def prepare(request: Request, user: str) -> NewJob:
     training, model_options, data_options = _resolve_options(chosen.entry, data, request)
     model = match(chosen, data, model_options, data_options)
     strategy = resolve_placing(request.strategy, request.num_devices, training.batch_size)
+    check_nodes(strategy, request.num_devices, request.num_nodes, may_spread=request.may_spread)
     check_priority(request.priority, 100)
     _check_range("max-retries", request.max_retries, 0, 1000)
     key = request.idempotency_key
@@ -140,6 +143,8 @@ def prepare(request: Request, user: str) -> NewJob:
         held=request.held,
         sources=sources,
         warnings=(f"left out of the job: {', '.join(left_out[:10])}",) if left_out else (),
+        num_nodes=request.num_nodes,
+        may_spread=request.may_spread,
         selector=make_selector(request.device_type, request.memory, request.labels, request.exclude),
         after=tuple(parse_dependency(text) for text in request.after),
         **parse_begin(request.begin),
@@ -308,6 +313,26 @@ def resolve_placing(strategy: str, num_devices: int, batch_size: int) -> Strateg
     if resolved == "ddp":
         _check_divisible(batch_size, num_devices)
     return resolved
+
+
+def check_nodes(strategy: str, num_devices: int, num_nodes: int, *, may_spread: bool) -> None:
+    """Whether so many devices can be on so many nodes.
+
+    Raises:
+        UsageError: they cannot; the message says what could be.
+    """
+    _check_range("nodes", num_nodes, 1, MAX_DEVICES)
+    if num_nodes > 1 and may_spread:
+        raise UsageError("--nodes says how many there are to be, --spread leaves it open", "give one of them")
+    if strategy == "dp" and (num_nodes > 1 or may_spread):
+        words = "strategy dp is one process, and a process has devices of its own node only"
+        raise UsageError(words, "use --strategy ddp, or leave out --nodes and --spread")
+    if num_devices % num_nodes:
+        below, above = num_devices // num_nodes * num_nodes, math.ceil(num_devices / num_nodes) * num_nodes
+        raise UsageError(
+            f"{num_devices} device{'s' if num_devices > 1 else ''} cannot be shared out equally to {num_nodes} nodes",
+            f"the nearest number that can is --gpus {f'{below} or {above}' if below else above}",
+        )
 
 
 def check_priority(priority: int, ceiling: int) -> None:

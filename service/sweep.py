@@ -25,19 +25,20 @@ WAL_CHECKPOINT_BYTES = 8 * 1024 * 1024
 def expire_leases(database: Database, *, actor: str) -> int:
     """End every run whose worker has let a lease run out; its job goes back in the queue. Returns how many."""
     with database.read() as connection:
-        if not leases.expired_runs(connection):
+        if not leases.expired_parts(connection):
             return 0
     num_ended = 0
     with database.write() as connection:
         names = {row["id"]: row["name"] for row in registration.list_workers(connection)}
-        for run in leases.expired_runs(connection):
+        for part in leases.expired_parts(connection):
             # Look again under a lock: on Postgres its worker may have renewed since.
-            if not leases.lock_if_expired(connection, run["id"]):
+            if not leases.lock_if_expired(connection, part["run_id"]):
                 continue
-            name = names.get(run["worker_id"], "?")
-            reason = f"worker {name} went silent: its lease ran out {run['overdue_s']:.0f} s ago"
-            with suppress(StaleToken):
-                runs.end_run(connection, run["id"], Outcome(FailureClass.NODE_LOST, reason), actor=actor)
+            what = "went silent" if part["claimed_at"] is not None else "never took it up"
+            name = names.get(part["worker_id"], "?")
+            reason = f"worker {name} {what}: its lease ran out {part['overdue_s']:.0f} s ago"
+            with suppress(StaleToken):  # another part of it, which has ended it just now
+                runs.end_run(connection, part["run_id"], Outcome(FailureClass.NODE_LOST, reason), actor=actor)
                 num_ended += 1
     return num_ended
 

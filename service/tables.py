@@ -76,6 +76,8 @@ jobs = Table(
     Column("idempotency_key", String(200)),
     Column("time_limit_s", Double),
     Column("selector_json", Text, nullable=False, server_default=text("'{}'")),  # which devices, see `selectors.py`
+    Column("num_nodes", Integer, nullable=False, server_default=text("1")),  # so many equal parts, each on another
+    Column("may_spread", Integer, nullable=False, server_default=text("0")),  # 1: over the fewest nodes that fit
     Column("begin_at", Double),
     Column("num_epochs", Integer),  # null: it does not train
     Column("max_retries", Integer, nullable=False),
@@ -98,6 +100,7 @@ jobs = Table(
     _one_of("state", JobState),
     _one_of("failure_class", FailureClass, nullable=True),
     CheckConstraint("num_devices >= 1", name="num_devices"),
+    CheckConstraint("num_nodes >= 1", name="num_nodes"),
     CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
     UniqueConstraint("user", "idempotency_key"),
     Index("ix_jobs_state_priority", "state", "priority", "submitted_at"),
@@ -234,12 +237,31 @@ runs = Table(
 _LIVE = text("state IN ({})".format(", ".join(f"'{state}'" for state in LIVE_RUNS)))
 Index("uq_runs_live", runs.c.job_id, unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
+# What each worker of a run does for it; the head's has node rank 0 (`parts.py`).
+run_parts = Table(
+    "run_parts",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("node_rank", Integer, primary_key=True, autoincrement=False),
+    Column("worker_id", ForeignKey("workers.id"), nullable=False),
+    Column("claimed_at", Double),
+    Column("ready_at", Double),
+    Column("endpoint", String(255)),  # of the head: host:port of the rendezvous
+    Column("started_at", Double),
+    Column("stop", String(16)),  # its worker asks for the end of the whole run, for this reason (a FailureClass)
+    Column("ended_at", Double),
+    Column("evidence_json", Text),  # how its ranks ended
+    Column("spool_json", Text, nullable=False, server_default=text("'{}'")),  # as of `runs`; the head's is there
+    Index(None, "worker_id", "ended_at"),  # what a worker has to do, however much it has done
+)
+
 leases = Table(
     "leases",
     metadata,
     Column("id", Id, primary_key=True),
     Column("run_id", ForeignKey("runs.id"), nullable=False),
     Column("device_id", ForeignKey("devices.id"), nullable=False),
+    Column("node_rank", Integer, nullable=False, server_default=text("0")),
     Column("token", String(64), nullable=False),
     Column("acquired_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),

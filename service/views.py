@@ -35,6 +35,7 @@ _JOB_COLUMNS = (
     "model",
     "strategy",
     "num_devices",
+    "num_nodes",
     "priority",
     "idempotency_key",
     "time_limit_s",
@@ -102,6 +103,7 @@ def job_view(job: Row, *, moment: float, run: Row | None = None, prospect: Prosp
     code = exit_code_of(job)
     return {
         **{name: job[name] for name in _JOB_COLUMNS},
+        "may_spread": bool(job["may_spread"]),
         "kind": spec.get("kind", "train"),
         "data": spec.get("data", ""),
         "metric": spec.get("metric", ""),
@@ -149,13 +151,25 @@ def progress_view(run: Row, spec: Mapping[str, Any]) -> Json:
     }
 
 
-def run_view(run: Row, worker: Row | None, devices: Iterable[Row], spec: Mapping[str, Any]) -> Json:
-    """A Run with its placement."""
+def run_view(run: Row, parts: Sequence[Row], devices: Sequence[Row], spec: Mapping[str, Any]) -> Json:
+    """A Run with its placement; `worker` and `node` are the head's.
+
+    Args:
+        parts: as `parts.list_parts` gives them, the head's first.
+        devices: as `leases.placement` gives them.
+    """
     return {
         **{name: run[name] for name in _RUN_COLUMNS},
-        "worker": worker and worker["name"],
-        "node": worker and worker["node"],
+        "worker": parts[0]["worker"],
+        "node": parts[0]["node"],
         "devices": [device_view(device) for device in devices],
+        "parts": [
+            {
+                **{name: part[name] for name in ("node_rank", "worker", "node", "claimed_at", "ended_at")},
+                "devices": [device_view(each) for each in devices if each["node_rank"] == part["node_rank"]],
+            }
+            for part in parts
+        ],
         "progress": progress_view(run, spec),
         "error": _load(run["error_json"]),
         "result": _load(run["result_json"]),
@@ -255,6 +269,8 @@ def request_view(new: NewJob) -> Json:
         "held": new.held,
         "selector": selector_view({"selector_json": selectors.to_json(new.selector)}),
         "after": [f"{job}:{condition}" for job, condition in new.after],
+        "num_nodes": new.num_nodes,
+        "may_spread": new.may_spread,
         "begin_at": new.begin_at,
         "begin_in_s": new.begin_in_s,
         "spec": json.loads(new.spec.to_json()),

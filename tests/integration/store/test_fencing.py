@@ -22,7 +22,7 @@ from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.tables import blobs, metadata
 from tests.waiting import wait_until
 
-from .rows import LEASE_S, end, let_lease_run_out, place, place_again, start
+from .rows import LEASE_S, end, let_lease_run_out, place, place_again, run_row, start
 
 
 def everything(database: Database) -> dict[str, list[Any]]:
@@ -96,14 +96,14 @@ def test_no_write_gets_through_with_a_stale_token(database: Database, tmp_path: 
         RunKey(second.run_id, ""),
         RunKey(999, second.token),
     ]
-    before = everything(database)
+    before, worker_id = everything(database), run_row(database, second.run_id)["worker_id"]
     for key in stale:
         for write in WRITES:
             with pytest.raises(StaleToken):
                 write(database, key, path)
             assert everything(database) == before, write.__name__
         with database.write() as connection:
-            assert not leases.renew(connection, {"stale", first.token}, LEASE_S)
+            assert not leases.renew(connection, worker_id, {"stale", first.token}, LEASE_S)
     assert everything(database) == before
 
 

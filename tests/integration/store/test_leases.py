@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dljobs.service import leases, sweep
+from dljobs.service import leases, registration, sweep
 from dljobs.service.clock import read_now
 from dljobs.service.database import Database
 from dljobs.service.events import list_events
@@ -39,9 +39,10 @@ def expire(database: Database) -> int:
     return sweep.expire_leases(database, actor="w2")
 
 
-def renew(database: Database, *tokens: str) -> set[str]:
+def renew(database: Database, *tokens: str, worker: str = "w1") -> set[str]:
     with database.write() as connection:
-        return leases.renew(connection, tokens, LEASE_S)
+        ids = {row["name"]: row["id"] for row in registration.list_workers(connection)}
+        return leases.renew(connection, ids[worker], tokens, LEASE_S)
 
 
 def test_a_lease_ends_by_the_databases_clock(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,14 +150,14 @@ def test_many_sweeps_at_once_end_each_run_once(database: Database, database_sett
     assert len(requeues) == 20
 
 
-@pytest.mark.parametrize("where", ["expired_runs", "end_run"])
+@pytest.mark.parametrize("where", ["expired_parts", "end_run"])
 def test_expiry_never_beats_a_renewal_that_came_first(
     database: Database, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """A renewal arrives at the worst moment of the sweep: it is either refused, or the run goes on."""
     _job, key = start(database)
     let_lease_run_out(database, key)
-    module = leases if where == "expired_runs" else sweep.runs
+    module = leases if where == "expired_parts" else sweep.runs
     true = getattr(module, where)
     calls = 0
     with ThreadPoolExecutor() as pool:
@@ -172,7 +173,7 @@ def test_expiry_never_beats_a_renewal_that_came_first(
             if where == "end_run" and calls == 1:
                 interrupt()
             answer = true(*args, **kwargs)
-            if where == "expired_runs" and calls == 2:  # the first is only a look without a lock
+            if where == "expired_parts" and calls == 2:  # the first is only a look without a lock
                 interrupt()
             return answer
 

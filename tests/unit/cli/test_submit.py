@@ -43,6 +43,8 @@ def test_every_option_reaches_the_job(dljobs, world):
         "max_retries": 5,
         "idempotency_key": "k",
         "held": True,
+        "num_nodes": 1,
+        "may_spread": False,
         "selector": {
             "device_type": "h100",
             "memory_bytes": 40_000_000_000,

@@ -1,0 +1,56 @@
+"""Parts: what each worker of a run does for it. Most runs have one part; of several, the head's (node rank 0) speaks.
+
+A run's parts stand or fall together: what ends one of them ends the run. Beyond the claim (`runs.claim`), a part goes
+through `ready_at` (its files are there, and it has joined the rendezvous), `started_at` (all its ranks run) and
+`ended_at` (they are gone, and all they wrote is in the database).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, insert, select, update
+
+from .clock import now
+from .scheduling.rows import Part
+from .tables import run_parts, workers
+
+HEAD = 0  # the node rank of the part that has rank 0
+
+
+def add_parts(connection: Connection, run_id: int, parts: Sequence[Part]) -> None:
+    """Enter the parts of a new run, the head's first."""
+    rows = [
+        {"run_id": run_id, "node_rank": node_rank, "worker_id": part.worker_id} for node_rank, part in enumerate(parts)
+    ]
+    connection.execute(insert(run_parts), rows)
+
+
+def list_parts(connection: Connection, run_id: int) -> list[RowMapping]:
+    """The parts of a run, the head's first, each with the names of its `worker` and `node`."""
+    query = (
+        select(run_parts, workers.c.name.label("worker"), workers.c.node)
+        .join(workers, workers.c.id == run_parts.c.worker_id)
+        .where(run_parts.c.run_id == run_id)
+        .order_by(run_parts.c.node_rank)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def write_part(connection: Connection, run_id: int, node_rank: int, **values: Any) -> None:
+    """Write to the row of a part. Call it after `runs.fenced_update`, in the same transaction."""
+    mine = (run_parts.c.run_id == run_id, run_parts.c.node_rank == node_rank)
+    connection.execute(update(run_parts).where(*mine).values(**values))
+
+
+def end_parts(connection: Connection, run_id: int) -> None:
+    """The run is over, and with it those of its parts that had not ended."""
+    live = (run_parts.c.run_id == run_id, run_parts.c.ended_at.is_(None))
+    connection.execute(update(run_parts).where(*live).values(ended_at=now()))
+
+
+def ask_for_stop(connection: Connection, run_id: int, node_rank: int, why: str) -> None:
+    """Let the other parts know that the whole run is to stop; the first reason stays."""
+    mine = (run_parts.c.run_id == run_id, run_parts.c.node_rank == node_rank, run_parts.c.stop.is_(None))
+    connection.execute(update(run_parts).where(*mine).values(stop=why))
