@@ -75,6 +75,10 @@ class ItemSplit:
 class Data:
     """A loaded dataset. `sample_shape` is without the batch; regression has neither `num_classes` nor `class_names`.
 
+    `from_raw` makes samples of what a user has: of rows of numbers, float64 [n, k], or of the pixels of pictures, uint8
+    [n, c, h, w] of the `raw_shape` (that of a sample unless given); `to_raw` is the way back, for rows.
+    `values_from_scaled`: a regression learns its targets scaled; this gives them in the user's units.
+    `columns` and `target_column`: what the numbers of a row are called, and what is learned from them.
     `truth`, where it is known: the function that the data come from, from x[n, …] to y[n, …] without noise.
     `endless`: the training samples are numbered without end (index 10 of ten points is the first one again, or a fresh
     random one); an epoch takes the next `len(train)` of them in their order, unshuffled.
@@ -86,7 +90,12 @@ class Data:
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     task: Task = "classification"
-    from_raw: Callable[[Tensor], Tensor] | None = None  # what a row as the user has it goes through to become a sample
+    from_raw: Callable[[Tensor], Tensor] | None = None
+    raw_shape: tuple[int, ...] | None = None
+    to_raw: Callable[[Tensor], Tensor] | None = None
+    values_from_scaled: Callable[[Tensor], Tensor] | None = None
+    columns: tuple[str, ...] | None = None
+    target_column: str | None = None
     truth: Callable[[Tensor], Tensor] | None = None
     endless: bool = False
 
@@ -95,6 +104,10 @@ class Data:
             raise ValueError(f"num_classes={self.num_classes} does not go with the task {self.task}")
         if self.class_names is not None and len(set(self.class_names)) != self.num_classes:
             raise ValueError(f"{self.num_classes} classes need as many different names, not {self.class_names}")
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """What a model gives, or what it learns, in the user's units."""
+        return values if self.values_from_scaled is None else self.values_from_scaled(values)
 
     @property
     def names(self) -> tuple[str, ...]:

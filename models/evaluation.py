@@ -93,8 +93,8 @@ class Tally:
 
         `loss` is the mean over samples, or the sum for a summed loss; None if it is not finite or there are no samples.
         For classes also `accuracy` and `per_class`, from name to accuracy; None where there are no samples.
-        For values also `mse` and `mae`, means over samples and outputs, and `r2`, the share of the targets' variance
-        that is explained (summed over outputs; None where the targets do not vary).
+        For values also `mse` and `mae`, means over samples and outputs in the data's units, and `r2`, the share of the
+        targets' variance that is explained (summed over outputs; None where the targets do not vary).
         """
         loss_sum, num_samples = self.values[:2].tolist()
         loss = loss_sum if not self.averaged else loss_sum / num_samples if num_samples else math.nan
@@ -172,7 +172,8 @@ def tally(
             x, y = split.batch(part)
             x, y = x.to(device), y.to(device)
             output = model(x)
-            counted.add(output, y, loss.per_sample(output, y))
+            losses = loss.per_sample(output, y)
+            counted.add(data.in_units(output), data.in_units(y), losses)
             after_batch()
     return counted
 

@@ -43,10 +43,12 @@ def fit(request: Mapping[str, Any]) -> dict[str, Any]:
     places = torch.linspace(low - room, high + room, NUM_ON_CURVE)
     near = (_abscissa(x) >= places[0]) & (_abscissa(x) <= places[-1])
     samples = _powers(places, degree).reshape(-1, *data.sample_shape)
+    seen = data.to_raw or (lambda abscissas: abscissas)
+    axis = seen(places[:, None])
     return {
-        "points": _unique_points(_abscissa(x)[near], y.flatten()[near]),
-        "fit": _line(places, _outputs(trained, samples)),
-        "truth": _line(places, data.truth(samples)) if data.truth else None,
+        "points": _unique_points(seen(_abscissa(x)[near, None]), data.in_units(y)[near]),
+        "fit": _line(axis, _outputs(trained, samples)),
+        "truth": _line(axis, data.in_units(data.truth(samples))) if data.truth else None,
     }
 
 
@@ -73,20 +75,20 @@ def _abscissa(x: Tensor) -> Tensor:
 def _outputs(trained: Trained, x: Tensor) -> Tensor:
     with evaluating(trained.model):
         output: Tensor = trained.model(x.to(trained.device))
-    return output.cpu()
+    return trained.data.in_units(output.cpu())
 
 
 def _parity(trained: Trained) -> dict[str, list[float]]:
     data: Data = trained.data
     x, y = _first(data.test)
-    return {"true": y.flatten().tolist(), "predicted": _outputs(trained, x).flatten().tolist()}
+    return {"true": data.in_units(y).flatten().tolist(), "predicted": _outputs(trained, x).flatten().tolist()}
 
 
 def _line(x: Tensor, y: Tensor) -> dict[str, list[float]]:
-    return {"x": x.tolist(), "y": y.flatten().tolist()}
+    return {"x": x.flatten().tolist(), "y": y.flatten().tolist()}
 
 
 def _unique_points(x: Tensor, y: Tensor) -> dict[str, list[float]]:
     """An endless split may show the same few points over and over."""
-    pairs = torch.unique(torch.stack([x, y], dim=1), dim=0)
+    pairs = torch.unique(torch.stack([x.flatten().double(), y.flatten().double()], dim=1), dim=0)
     return _line(pairs[:, 0], pairs[:, 1])

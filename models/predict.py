@@ -14,12 +14,14 @@ from torch import Tensor
 from dljobs.errors import UsageError
 
 from .build import shape_text
+from .cells import cell_number
 from .data import Data
 from .evaluation import evaluating
 from .image_input import read_images, to_pixels
 from .trained import Trained, load_trained
 
 BATCH_SIZE = 256
+Row = Sequence[float] | Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,22 @@ class Samples:
     x: Tensor
     names: Sequence[str]
     truths: Sequence[Any]
+    preparation: str | None = None  # what was done to images, in words
 
 
 def predict(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run the samples through the model.
 
     Args:
-        request: as `load_trained` takes it, with one of `images` (paths), `rows` (lists of numbers, with their `names`)
+        request: as `load_trained` takes it, with one of `images` (paths), `rows` (lists of numbers or, where columns
+            have names, objects from these to text; with the rows' own `names`)
             and `test` (indices of test samples, null for all; `limit`: only the first ones); `top`: how many classes to
             name; `pixels`: where to put the samples as uint8 [n, h, w, c] under that name in a safetensors file.
 
     Returns:
         `predictions`, one for each sample: {input, true, class, probability, top: [{class, probability}, …]} for
-        classes, {input, true, values} for values; `true` is null where it is not known.
+        classes, {input, true, values} for values; `true` is null where it is not known. `preparation`: what was done to
+        images before, in words, or null.
     """
     trained = load_trained(request)
     samples = _samples(request, trained.data)
@@ -52,7 +57,8 @@ def predict(request: Mapping[str, Any]) -> dict[str, Any]:
         each for output in _outputs(trained, samples.x) for each in say(output, trained.data, request.get("top", 1))
     ]
     named = zip(samples.names, samples.truths, said, strict=True)
-    return {"predictions": [{"input": name, "true": truth, **each} for name, truth, each in named]}
+    predictions = [{"input": name, "true": truth, **each} for name, truth, each in named]
+    return {"predictions": predictions, "preparation": samples.preparation}
 
 
 def _samples(request: Mapping[str, Any], data: Data) -> Samples:
@@ -61,10 +67,39 @@ def _samples(request: Mapping[str, Any], data: Data) -> Samples:
         known = set(data.names)
         # Images lie in folders that bear the name of their class, as everywhere.
         truths = [path.parent.name if path.parent.name in known else None for path in paths]
-        return Samples(read_images(paths, data.sample_shape), request["images"], truths)
+        x, preparation = read_images(paths, data)
+        return Samples(x, request["images"], truths, preparation)
     if "rows" in request:
-        return Samples(_from_rows(request["rows"], data), request["names"], [None] * len(request["rows"]))
+        rows, names = request["rows"], request["names"]
+        numbers = [_numbers(row, name, data) for row, name in zip(rows, names, strict=True)]
+        return Samples(_from_rows(numbers, data), names, [_truth(row, data) for row in rows])
     return _test_samples(request.get("test"), request.get("limit"), data)
+
+
+def _numbers(row: Row, name: str, data: Data) -> Sequence[float]:
+    """The numbers of a row in the order of the data's columns; where these have no names, in the row's own."""
+    if not isinstance(row, Mapping):
+        return row
+    columns = data.columns or [column for column in row if column != data.target_column]
+    missing = [column for column in columns if column not in row]
+    if missing:
+        raise UsageError(f"{name}: there is no column {missing[0]!r}", f"the data have {', '.join(columns)}")
+    numbers = {column: cell_number(row[column]) for column in columns}
+    for column, number in numbers.items():
+        if number is None:
+            raise UsageError(f"{name}: {row[column][:40]!r} in column {column!r} is no number")
+    return [number for number in numbers.values() if number is not None]
+
+
+def _truth(row: Row, data: Data) -> Any:
+    """What the row itself says of the column that was learned."""
+    if not isinstance(row, Mapping) or data.target_column is None or data.target_column not in row:
+        return None
+    text = row[data.target_column].strip()
+    if data.num_classes is not None:
+        return text or None
+    value = cell_number(text)
+    return None if value is None else [value]
 
 
 def _from_rows(rows: Sequence[Sequence[float]], data: Data) -> Tensor:
@@ -87,7 +122,11 @@ def _test_samples(indices: Sequence[int] | None, limit: int | None, data: Data) 
     if beyond:
         raise UsageError(f"there is no test sample {beyond[0]}: they go from 0 to {size - 1}")
     x, y = data.test.batch(torch.tensor(chosen))
-    truths = [data.names[label] for label in y.tolist()] if data.num_classes is not None else [_flat(row) for row in y]
+    truths = (
+        [data.names[label] for label in y.tolist()]
+        if data.num_classes is not None
+        else [_flat(row) for row in data.in_units(y)]
+    )
     return Samples(x, [f"test {index}" for index in chosen], truths)
 
 
@@ -109,7 +148,7 @@ def _classes(output: Tensor, data: Data, top: int) -> Iterator[dict[str, Any]]:
 
 
 def _values(output: Tensor, data: Data, top: int) -> Iterator[dict[str, Any]]:
-    return ({"values": _flat(row)} for row in output)
+    return ({"values": _flat(row)} for row in data.in_units(output))
 
 
 def _flat(row: Tensor) -> list[float]:

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import csv
 import itertools
-import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dljobs.errors import NotFound, UsageError
+from dljobs.models.cells import cell_number
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_SAMPLES = 100_000
+Row = list[float] | dict[str, str]  # a header gives the cells names
 RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
 
-def read_inputs(inputs: Sequence[str], test: str | None) -> dict[str, Any]:
+def read_inputs(inputs: Sequence[str], test: str | None, delimiter: str = ",") -> dict[str, Any]:
     """The part of a request (`dljobs.models.predict`) that says what to predict for.
 
     Args:
         inputs: image files, folders of them, CSV files, or rows of numbers such as "0.5" and "1,2,3".
         test: numbers of test samples: "0-15", "3,7-9", "all".
+        delimiter: what stands between the cells of a CSV file.
 
     Raises:
         UsageError: there is nothing, or it cannot go together, or it is none of these.
@@ -39,7 +41,8 @@ def read_inputs(inputs: Sequence[str], test: str | None) -> dict[str, Any]:
         )
     if test is not None:
         return {"test": parse_indices(test)}
-    images, rows = [], []
+    images: list[str] = []
+    rows: list[tuple[str, Row]] = []
     for given in inputs:
         numbers = _parse_row(given)
         path = Path(given)
@@ -52,7 +55,7 @@ def read_inputs(inputs: Sequence[str], test: str | None) -> dict[str, Any]:
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             images.append(given)
         else:
-            rows += _read_csv(path)
+            rows += _read_csv(path, delimiter)
     if images and rows:
         raise UsageError("images and rows of numbers cannot be inputs of the same model", "give one kind of them")
     if images:
@@ -87,32 +90,38 @@ def _images_in(folder: Path) -> list[str]:
     return [str(path) for path in found]
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, list[float]]]:
-    """Each line's name and numbers; a first line of words is a header."""
+def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
+    """Each line's name, and its numbers or, under a first line of words, its cells by the names of their columns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(itertools.islice(csv.reader(file), MAX_SAMPLES + 1))
+            lines = list(itertools.islice(csv.reader(file, delimiter=delimiter), MAX_SAMPLES + 2))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read as an image or as CSV: {error}") from None
-    for number, cells in enumerate(lines, start=1):
-        if not any(cell.strip() for cell in cells):
-            continue
-        values = [_number(cell) for cell in cells]
-        wrong = [column for column, value in enumerate(values) if value is None]
-        if not wrong:
-            yield f"{path}:{number}", [value for value in values if value is not None]
-        elif number > 1:
-            raise UsageError(f"{path}:{number}: {cells[wrong[0]]!r} in column {wrong[0] + 1} is no number")
+    filled = [(number, cells) for number, cells in enumerate(lines, start=1) if any(cell.strip() for cell in cells)]
+    header: list[str] | None = None
+    if filled and all(cell_number(cell) is None for cell in filled[0][1]):
+        header = [cell.strip() for cell in filled.pop(0)[1]]
+    for number, cells in filled:
+        yield (
+            f"{path}:{number}",
+            _numbers(path, number, cells) if header is None else _named(path, number, cells, header),
+        )
+
+
+def _numbers(path: Path, line: int, cells: list[str]) -> list[float]:
+    values = [cell_number(cell) for cell in cells]
+    if None in values:
+        wrong = values.index(None)
+        raise UsageError(f"{path}:{line}: {cells[wrong][:40]!r} in column {wrong + 1} is no number")
+    return [value for value in values if value is not None]
+
+
+def _named(path: Path, line: int, cells: list[str], header: list[str]) -> dict[str, str]:
+    if len(cells) != len(header):
+        raise UsageError(f"{path}:{line}: {len(cells)} cells, where the header has {len(header)}")
+    return dict(zip(header, cells, strict=True))
 
 
 def _parse_row(text: str) -> list[float] | None:
-    values = [_number(cell) for cell in text.split(",")]
+    values = [cell_number(cell) for cell in text.split(",")]
     return None if any(value is None for value in values) else [value for value in values if value is not None]
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

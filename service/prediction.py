@@ -13,6 +13,7 @@ from .database import Database
 from .evaluation import trained_request
 from .inputs import read_inputs
 from .settings import Settings
+from .spec import JobSpec
 from .tensors import FileSource, TensorFile
 from .views import Json
 from .weights import find_state_dict
@@ -47,8 +48,8 @@ def predict(
         UsageError: inputs that the model cannot take.
         DljobsError: torch is not installed, or the child process failed.
     """
-    wanted = read_inputs(question.inputs, question.test)
     spec, artifact = find_state_dict(database, job_id, question.checkpoint)
+    wanted = read_inputs(question.inputs, question.test, _delimiter(spec))
     require_torch("predicting")
     with tempfile.TemporaryDirectory(prefix="dljobs-predict-") as place:
         folder = Path(place)
@@ -66,7 +67,14 @@ def predict(
             file = TensorFile(FileSource(pixels))
             images = file.read(file.find("pixels"))
     predictions = [_prediction(each) for each in answer["predictions"]]
-    return {"job_id": job_id, "artifact": artifact, "data": spec.data, "predictions": predictions}, images
+    found = {"job_id": job_id, "artifact": artifact, "data": spec.data, "preparation": answer["preparation"]}
+    return {**found, "predictions": predictions}, images
+
+
+def _delimiter(spec: JobSpec) -> str:
+    """What stands between cells in tables like the one that was learned from."""
+    given = str(spec.data_options["delimiter"]) if spec.data == "csv" else ","
+    return "\t" if given == "tab" else given
 
 
 def _prediction(said: Json) -> Json:

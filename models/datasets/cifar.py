@@ -40,6 +40,7 @@ def cifar10(root: Path) -> Data:
         sample_shape=(3, 32, 32),
         num_classes=len(CLASS_NAMES),
         class_names=CLASS_NAMES,
+        from_raw=to_unit_range,
     )
 
 

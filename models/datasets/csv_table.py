@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,12 +13,15 @@ from torch import Tensor
 
 from dljobs.errors import DataError, UnknownName, UsageError
 from dljobs.models.catalog import dataset
+from dljobs.models.cells import cell_number
 from dljobs.models.data import Data, TensorSplit
+from dljobs.models.scaling import Scaling
 
 from .given_path import given_path
 from .splitting import check_share, stratified
 
 MAX_CLASSES = 1000
+MAX_SHARE = 0.5  # of the rows, as many different numbers can be classes
 
 
 @dataset(
@@ -44,10 +46,12 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
 ) -> Data:
     """Each feature shifted and scaled to mean 0 and deviation 1, both measured on the training rows alone.
 
+    So are values to learn: the loss is of scaled values, while mse, mae, fits and predictions are in the table's units.
+
     Args:
         path: the file, on every machine that trains
         target: name or number (from 1) of the column to learn; the last one unless given
-        task: classification (any text is a class) or regression
+        task: classification (any text is a class) or regression (values, which are learned scaled like the features)
         header: whether the first line has names; auto: if no number is in it
         ignore: names or numbers of columns to leave out, with commas between them
         delimiter: what stands between cells; "tab" for a tabulator
@@ -64,42 +68,26 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
     if not features:
         raise DataError(f"{table.path} has no column besides the target {table.names[target_column]!r}")
     x = torch.tensor(table.numbers(features, "leave such columns out: --set ignore=NAME"), dtype=torch.float64)
-    if task == "regression":
-        y = torch.tensor(table.numbers([target_column], "for classes: --set task=classification")).float()
-        names, labels = None, torch.zeros(len(y), dtype=torch.int64)
-    else:
-        names, labels = table.classes(target_column)
-        y = labels
-    train, test = stratified(labels, len(names or " "), split, seed)
+    names, y = (None, table.values(target_column)) if task == "regression" else table.classes(target_column)
+    strata = y if names else torch.zeros(len(y), dtype=torch.int64)
+    train, test = stratified(strata, len(names or " "), split, seed)
     if not len(train) or not len(test):
         raise DataError(f"{table.path} has {len(y)} rows: too few to split off {split:g} of them for tests")
-    scaling = Scaling.of(x[train])
+    scaling, values = Scaling.of(x[train]), None if names else Scaling.of(y[train])
+    x, y = scaling(x), values(y) if values else y
     return Data(
-        TensorSplit(scaling(x[train]), y[train]),
-        TensorSplit(scaling(x[test]), y[test]),
+        TensorSplit(x[train], y[train]),
+        TensorSplit(x[test], y[test]),
         sample_shape=(len(features),),
-        num_classes=None if names is None else len(names),
+        num_classes=len(names) if names else None,
         class_names=names,
         task=task,
         from_raw=scaling,
+        to_raw=scaling.inverse,
+        values_from_scaled=values.inverse if values else None,
+        columns=tuple(table.names[column] for column in features) if table.has_names else None,
+        target_column=table.names[target_column] if table.has_names else None,
     )
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """The shift and scale of each feature [n]."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> Scaling:
-        """That which gives the rows x [rows, n] mean 0 and deviation 1; a constant feature is only shifted."""
-        deviation = x.std(0, correction=0)
-        return cls(x.mean(0), torch.where(deviation > 0, deviation, 1.0))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return ((x.double() - self.mean) / self.deviation).float()
 
 
 @dataclass(frozen=True)
@@ -109,6 +97,7 @@ class Table:
     path: Path
     names: list[str]
     rows: list[tuple[int, list[str]]]
+    has_names: bool  # or they are numbers
 
     def column(self, word: str) -> int:
         """The column of that name or number.
@@ -130,6 +119,18 @@ class Table:
         """
         return [[self._number(line, cells, column, hint) for column in columns] for line, cells in self.rows]
 
+    def values(self, column: int) -> Tensor:
+        """The column as values to learn, float64 [n, 1].
+
+        Raises:
+            DataError: a cell is no number, or all hold the same.
+        """
+        numbers = torch.tensor(self.numbers([column], "for classes: --set task=classification"), dtype=torch.float64)
+        if (numbers == numbers[0]).all():
+            same = f"column {self.names[column]!r} holds nothing but {float(numbers[0]):g}"
+            raise DataError(f"{self.path}: {same}: there is nothing to learn")
+        return numbers
+
     def classes(self, column: int) -> tuple[tuple[str, ...], Tensor]:
         """The names of the classes, in order, and each row's label as int64 [n].
 
@@ -144,7 +145,9 @@ class Table:
         names = sorted({cell for _line, cell in cells}, key=_natural)
         if len(names) < 2:
             raise DataError(f"{self.path}: {what} holds nothing but {names[0]!r}: there is nothing to learn")
-        if len(names) > MAX_CLASSES or any(_is_fraction(name) for name in names):
+        # Of numbers that are classes, some come more than once.
+        are_values = all(map(_is_number, names)) and len(names) > MAX_SHARE * len(cells)
+        if len(names) > MAX_CLASSES or are_values or any(_is_fraction(name) for name in names):
             raise DataError(
                 f"{self.path}: {what} holds {len(names)} different values such as {names[-1]!r}: these are no classes",
                 hint="to learn values: --set task=regression",
@@ -153,11 +156,8 @@ class Table:
         return tuple(names), torch.tensor([index[cell] for _line, cell in cells])
 
     def _number(self, line: int, cells: list[str], column: int, hint: str) -> float:
-        try:
-            value = float(cells[column])
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
+        value = cell_number(cells[column])
+        if value is None:
             cell = cells[column].strip()
             wrong = f"{cell[:40]!r} in column {self.names[column]!r} is no number" if cell else ""
             raise DataError(f"{self.path}:{line}: {wrong or f'column {self.names[column]!r} is empty'}", hint)
@@ -186,7 +186,7 @@ def _read(path: Path, header: str, delimiter: str) -> Table:
     names = [cell.strip() for cell in first] if has_names else [str(number + 1) for number in range(len(first))]
     if twice := next((name for name, group in itertools.groupby(sorted(names)) if len(list(group)) > 1), None):
         raise DataError(f"{path}:{rows[0][0]}: two columns are called {twice!r}")
-    table = Table(path, names, rows[1:] if has_names else rows)
+    table = Table(path, names, rows[1:] if has_names else rows, has_names)
     for line, cells in table.rows:
         if len(cells) != len(names):
             raise DataError(f"{path}:{line}: {len(cells)} cells, where the first line has {len(names)}")

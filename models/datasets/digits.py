@@ -11,6 +11,7 @@ from torch.nn import functional
 from dljobs.models.catalog import dataset
 from dljobs.models.data import Data, TensorSplit
 
+from .images import to_unit_range
 from .prepared import prepared
 from .splitting import stratified
 
@@ -35,7 +36,7 @@ def digits(root: Path, *, seed: int = 0) -> Data:
     # Importing scikit-learn takes about a second, in each rank: only the first load ever pays for it.
     tensors = prepared(root / "digits-1.safetensors", _from_scikit_learn)
     images, labels = tensors["images"], tensors["labels"].long()
-    pixels = functional.interpolate(images[:, None].float() / 8 - 1, size=32, mode="bilinear", align_corners=False)
+    pixels = _enlarged(images[:, None].float() / 8 - 1)
     train, test = stratified(labels, NUM_CLASSES, TEST_SHARE, seed)
     return Data(
         TensorSplit(pixels[train], labels[train]),
@@ -43,7 +44,13 @@ def digits(root: Path, *, seed: int = 0) -> Data:
         sample_shape=(1, 32, 32),
         num_classes=NUM_CLASSES,
         class_names=tuple("0123456789"),
+        from_raw=lambda pixels: _enlarged(to_unit_range(pixels)),
+        raw_shape=(1, 8, 8),
     )
+
+
+def _enlarged(images: Tensor) -> Tensor:
+    return functional.interpolate(images, size=32, mode="bilinear", align_corners=False)
 
 
 def _from_scikit_learn() -> dict[str, Tensor]:

@@ -57,6 +57,7 @@ def fake(
         ItemSplit(FakeImages(test_size, shape, num_classes, first + size)),
         sample_shape=shape,
         num_classes=num_classes,
+        from_raw=to_unit_range,
     )
 
 

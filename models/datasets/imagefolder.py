@@ -63,7 +63,9 @@ def imagefolder(
     if len(splits) == 1:
         train, test = stratified(files[0][1], len(names), split, seed)
         splits = [_Selected(splits[0], train), _Selected(splits[0], test)]
-    return Data(splits[0], splits[1], sample_shape=shape, num_classes=len(names), class_names=names)
+    return Data(
+        splits[0], splits[1], sample_shape=shape, num_classes=len(names), class_names=names, from_raw=to_unit_range
+    )
 
 
 class ImageFiles:

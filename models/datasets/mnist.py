@@ -63,6 +63,8 @@ def _load(name: str, torchvision_name: str, class_names: tuple[str, ...], root: 
         sample_shape=(1, 32, 32),
         num_classes=len(class_names),
         class_names=class_names,
+        from_raw=padded_to_unit_range,
+        raw_shape=(1, 28, 28),
     )
 
 

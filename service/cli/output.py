@@ -58,7 +58,9 @@ def show_number(value: Any) -> str:
     """A metric's value, short; `-` where there is none."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "-" if value is None else str(value)
-    return f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.4f}".rstrip("0").rstrip(".")
+    if 1e5 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e9 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def show_shape(sizes: Sequence[int]) -> str:

@@ -35,7 +35,8 @@ def predict(settings: Settings, /, *, job: str, picture: Path | None, as_json: b
     """Say what the weights of a job make of an INPUT: classes with their probability, or values.
 
     An INPUT is an image, a folder of images, a CSV file with one sample a line, or a row of numbers (write `--` before
-    a negative one). An image in a folder that is named like a class is taken to be of that class.
+    a negative one). Images get the size, colours and scale of the data that the model learned from, and columns with
+    names are found by them. An image in a folder that is named like a class is taken to be of that class.
 
     \b
     Examples:
@@ -60,6 +61,8 @@ def predict(settings: Settings, /, *, job: str, picture: Path | None, as_json: b
         print_json("predictions", found)
     else:
         say(title + _score(said))
+        if found["preparation"]:
+            say(f"each image {found['preparation']}")
         _print(said, top=question["top"])
     if picture is not None:
         from dljobs.service.grid_plot import MAX_SHOWN, draw_grid

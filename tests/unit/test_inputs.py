@@ -41,15 +41,20 @@ def test_images_folders_and_rows(tmp_path: Path) -> None:
 
 
 def test_csv_with_and_without_a_header(tmp_path: Path) -> None:
-    plain, headed = tmp_path / "plain.csv", tmp_path / "headed.txt"
+    plain, headed, other = tmp_path / "plain.csv", tmp_path / "headed.txt", tmp_path / "other.csv"
     plain.write_text("1,2\n\n3, 4\n")
     headed.write_text('\ufeffwidth,"height, m"\n1,"2"\n', encoding="utf-8")
+    other.write_text("kind;size\n\nrose;3\n")
     found = read_inputs([str(plain), str(headed)], None)
-    assert found == {"rows": [[1, 2], [3, 4], [1, 2]], "names": [f"{plain}:1", f"{plain}:3", f"{headed}:2"]}
+    assert found["names"] == [f"{plain}:1", f"{plain}:3", f"{headed}:2"]
+    assert found["rows"] == [[1, 2], [3, 4], {"width": "1", "height, m": "2"}]
+    assert read_inputs([str(other)], None, ";") == {"rows": [{"kind": "rose", "size": "3"}], "names": [f"{other}:3"]}
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
-    empty, wrong, binary, image = (tmp_path / name for name in ("empty", "wrong.csv", "binary.csv", "x.png"))
+    names = ("empty", "wrong.csv", "ragged.csv", "binary.csv", "x.png")
+    empty, wrong, ragged, binary, image = (tmp_path / name for name in names)
+    ragged.write_text("a,b\n1\n")
     empty.mkdir()
     wrong.write_text("1,2\n3,four\n")
     binary.write_bytes(b"\xff\xfe\x00\x01")
@@ -59,6 +64,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         (["1"], "0", UsageError, "not both"),
         ([str(empty)], None, NotFound, "there are no images in"),
         ([str(tmp_path / "none.png")], None, NotFound, "there is no file"),
+        ([str(ragged)], None, UsageError, "ragged.csv:2: 1 cells, where the header has 2"),
         ([str(wrong)], None, UsageError, "wrong.csv:2: 'four' in column 2 is no number"),
         ([str(binary)], None, UsageError, "cannot be read as an image or as CSV"),
         ([str(image), "1"], None, UsageError, "images and rows of numbers"),

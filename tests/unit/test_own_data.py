@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from dljobs.errors import DataError, UnknownName, UsageError
 from dljobs.models.data import Data, load_data
 from dljobs.models.datasets import imagefolder as images
 from dljobs.models.datasets.images import IMAGE_SUFFIXES
+from dljobs.models.evaluate import evaluate
+from dljobs.models.fit import fit
 from dljobs.models.predict import predict
 from dljobs.service import inputs
 
@@ -155,7 +158,12 @@ def test_a_table_of_values(tmp_path: Path) -> None:
     assert (data.task, data.num_classes, data.sample_shape) == ("regression", None, (3,))
     x, y = data.train.batch(torch.arange(len(data.train)))
     assert y.shape == (15, 1)
-    assert (y.dtype, float(y.max()) > 20) == (torch.float32, True)
+    assert y.dtype == torch.float32
+    assert (float(y.mean()), float(y.std(correction=0))) == pytest.approx((0, 1), abs=1e-6), "learned scaled"
+    rest = data.in_units(data.test.batch(torch.arange(15))[1])
+    assert torch.cat([data.in_units(y), rest]).sort(0).values.flatten().tolist() == pytest.approx(
+        range(0, 60, 2), abs=1e-5
+    )
     assert torch.equal(x[:, 2], torch.zeros(15)), "a constant column has no deviation to divide by"
     again = load_table(tmp_path, text, target="2", task="regression", delimiter=";", split=0.5)
     assert torch.equal(again.train.batch(torch.arange(15))[1], y)
@@ -175,8 +183,10 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
         (FLOWERS.replace("3,9,3,rose", "3,9,3"), {}, r"table\.csv:6: 3 cells, where the first line has 4"),
         (FLOWERS.replace("3,9,3,rose", "3,9,3, "), {}, r"table\.csv:6: column 'kind' is empty"),
         (FLOWERS, {"task": "regression"}, r"table\.csv:2: 'rose' in column 'kind' is no number"),
-        (FLOWERS, {"target": "length", "ignore": "kind", "split": 0.01}, "too few to split off 0.01"),
+        (FLOWERS, {"split": 0.01}, "too few to split off 0.01"),
         ("a,b\n1,2.5\n2,3.5\n", {}, r"2 different values such as '3\.5': these are no classes"),
+        ("\n".join(f"{n},{n}" for n in range(9)), {}, "9 different values such as '8': these are no classes"),
+        ("a,b\n1,2\n2,2\n", {"task": "regression"}, "'b' holds nothing but 2: there is nothing to learn"),
         ("a,b\n1,x\n2,x\n", {}, "holds nothing but 'x'"),
         ("a,a\n1,2\n", {}, "two columns are called 'a'"),
         ("a,b\n", {}, "has a header and no rows"),
@@ -207,18 +217,48 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         load_data("csv", {"path": str(tmp_path / "x.csv")}, tmp_path)
 
 
-def test_predictions_are_made_for_rows_as_the_user_has_them(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    text = "\n".join(f"{n},{3 * n}" for n in range(20))
-    data = load_table(tmp_path, text, task="regression")
+def trained_on(tmp_path: Path, weight: float, **options: object) -> dict[str, object]:
+    """A request about a linear function of `table.csv`, of scaled features to a scaled value."""
     (tmp_path / "net.py").write_text("from torch import nn\ndef net(): return nn.Linear(1, 1)\n")
-    save_file({"weight": torch.tensor([[1.0]]), "bias": torch.tensor([0.0])}, tmp_path / "w.safetensors")
-    request = {
+    weights = tmp_path / f"{weight}.safetensors"
+    save_file({"weight": torch.tensor([[weight]]), "bias": torch.tensor([0.0])}, weights)
+    return {
         "model": f"{tmp_path}/net.py:net", "data": "csv", "loss": "mse", "data_dir": str(tmp_path),
-        "data_options": {"path": str(tmp_path / "table.csv"), "task": "regression"},
-        "state_dict": str(tmp_path / "w.safetensors"), "rows": [[4.0]], "names": ["4"],
+        "data_options": {"path": str(tmp_path / "table.csv"), "task": "regression", **options},
+        "state_dict": str(weights),
     }  # fmt: skip
-    assert data.from_raw is not None
-    expected = float(data.from_raw(torch.tensor([[4.0]]))[0, 0])
-    assert predict(request)["predictions"][0]["values"] == pytest.approx([expected])
+
+
+def test_a_regression_on_a_table_is_told_in_the_tables_units(tmp_path: Path) -> None:
+    """A house of 4 rooms costs 1,400,000: numbers that no network would learn unscaled."""
+    load_table(
+        tmp_path, "rooms,price\n" + "\n".join(f"{n},{200_000 + 300_000 * n}" for n in range(20)), task="regression"
+    )
+    exact, constant = trained_on(tmp_path, 1.0), trained_on(tmp_path, 0.0)
+    rows = [[4.0], {"price": "1400000", "rooms": "4"}, {"colour": "red", "rooms": " 4"}]
+    said = predict({**exact, "rows": rows, "names": ["typed", "known", "unknown"]})["predictions"]
+    assert [each["values"] for each in said] == [pytest.approx([1_400_000], rel=1e-6)] * 3
+    assert [each["true"] for each in said] == [None, [1_400_000], None]
+    [sample] = predict({**exact, "test": [0]})["predictions"]
+    assert sample["values"] == pytest.approx(sample["true"], rel=1e-6)
+    measured = evaluate(constant)
+    assert measured["mae"] > 100_000, "what a constant is wrong by, in the table's units"
+    assert measured["loss"] < 10, "the loss is that of the training"
+    measured = evaluate(exact)
+    assert (measured["r2"], measured["mae"]) == (pytest.approx(1), pytest.approx(0, abs=1))
+    curve = fit(exact)
+    assert all(abs(x - round(x)) < 1e-4 and 0 <= round(x) < 20 for x in curve["points"]["x"])
+    x, y = curve["fit"]["x"], curve["fit"]["y"]
+    assert y == pytest.approx([200_000 + 300_000 * place for place in x], rel=1e-4, abs=1)
+
+
+def test_columns_are_found_by_their_names(tmp_path: Path) -> None:
+    load_table(tmp_path, "a,b\n" + "\n".join(f"{n},{3 * n}" for n in range(20)), task="regression")
+    request = trained_on(tmp_path, 1.0)
+    with pytest.raises(UsageError, match=r"x:2: there is no column 'a'"):
+        predict({**request, "rows": [{"c": "1"}], "names": ["x:2"]})
+    with pytest.raises(UsageError, match=r"x:2: 'one' in column 'a' is no number"):
+        predict({**request, "rows": [{"a": "one"}], "names": ["x:2"]})
+    load_table(tmp_path, "\n".join(f"{n},{3 * n}" for n in range(20)), task="regression")
+    [said] = predict({**request, "rows": [{"whatever": "2"}], "names": ["x:2"]})["predictions"]
+    assert said["values"] == pytest.approx([6])

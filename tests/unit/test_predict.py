@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dljobs.errors import DataError, UsageError
 from dljobs.models import predict as predict_module
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, TensorSplit, load_data
+from dljobs.models.datasets.images import padded_to_unit_range
 from dljobs.models.image_input import read_images, to_pixels
 from dljobs.models.losses import find_loss
 from dljobs.models.predict import predict
@@ -28,6 +30,11 @@ def trained_with(monkeypatch: pytest.MonkeyPatch, data: Data, model: nn.Module) 
 def classes(x: Tensor, names: tuple[str, ...]) -> Data:
     split = TensorSplit(x, torch.arange(len(x)) % len(names))
     return Data(split, split, tuple(x.shape[1:]), num_classes=len(names), class_names=names)
+
+
+def in_range(shape: tuple[int, ...], low: float, high: float) -> Data:
+    """Images of one's own that say nothing of how they were made."""
+    return classes(torch.stack([torch.full(shape, low), torch.full(shape, high)]), ("cat", "dog"))
 
 
 def values(x: Tensor, y: Tensor) -> Data:
@@ -80,13 +87,45 @@ def test_images_get_the_shape_and_scale_of_the_data(tmp_path: Path) -> None:
     Image.new("L", (30, 30), 255).save(tmp_path / "grey.png")
     Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "red.bmp")
     paths = [tmp_path / "clear.png", tmp_path / "grey.png", tmp_path / "red.bmp"]
-    colour, grey = read_images(paths, (3, 4, 6)), read_images(paths, (1, 4, 6))
+    colour, words = read_images(paths, in_range((3, 4, 6), -1, 1))
+    assert words == "made coloured and resized to 4×6, then scaled from -1 to 1 like the data's own"
+    grey, words = read_images(paths, in_range((1, 4, 6), 0, 1))
+    assert words == "made grey and resized to 4×6, then scaled from 0 to 1 like the data's own"
     assert (colour.shape, grey.shape) == ((3, 3, 4, 6), (3, 1, 4, 6))
     assert torch.equal(colour[:2], torch.ones(2, 3, 4, 6)), "what is transparent is white"
     assert colour[2, :, 0, 0].tolist() == [1, -1, -1]
+    assert (float(grey[1].min()), float(grey.min())) == (1, pytest.approx(76 / 255))
+    assert read_images(paths, in_range((3, 4, 6), 0, 200))[0].max() == 255
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8no image")
     with pytest.raises(DataError, match=r"broken\.jpg cannot be read as an image"):
-        read_images([tmp_path / "broken.jpg"], (3, 4, 6))
+        read_images([tmp_path / "broken.jpg"], in_range((3, 4, 6), -1, 1))
+    with pytest.raises(UsageError, match=r"go from -2.1 to 2.6: that does not tell how an image becomes one") as error:
+        read_images(paths, in_range((3, 4, 6), -2.1, 2.6))
+    assert "from_raw=FUNCTION" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["digits", "fake"])
+def test_images_go_the_way_of_the_datasets_own(name: str, tmp_path: Path) -> None:
+    """A test sample that is written to a file and read again stays what it is."""
+    data = load_data(name, {"test_size": 2} if name == "fake" else {}, tmp_path)
+    sample = data.test.batch(torch.tensor([1]))[0]
+    small = functional.interpolate(sample, scale_factor=0.25, mode="area") if name == "digits" else sample
+    pixels = ((small[0] + 1) * 127.5).round().byte().permute(1, 2, 0).squeeze(2).numpy()
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    again, words = read_images([tmp_path / "x.png"], data)
+    assert (again.shape, words.split(", then ")[1]) == (sample.shape, "prepared as the data's own images")
+    if name == "fake":
+        assert torch.equal(again, sample)
+    assert float((again - sample).abs().mean()) < 0.1
+
+
+def test_garments_and_mnist_are_padded_as_they_were_learned(tmp_path: Path) -> None:
+    """28×28 and a border of 2, not stretched to 32×32."""
+    Image.new("L", (56, 56), 255).save(tmp_path / "white.png")
+    split = TensorSplit(torch.zeros(2, 1, 32, 32), torch.tensor([0, 1]))
+    data = Data(split, split, (1, 32, 32), num_classes=2, from_raw=padded_to_unit_range, raw_shape=(1, 28, 28))
+    image, _ = read_images([tmp_path / "white.png"], data)
+    assert image[0, 0, 16].tolist() == [-1] * 2 + [1] * 28 + [-1] * 2
 
 
 def test_the_folder_of_an_image_is_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,9 +215,12 @@ def said(**changes: Any) -> dict[str, Any]:
 
 def test_predict_asks_a_child_without_credentials(dljobs, trained, monkeypatch):
     monkeypatch.setenv("DLJOBS_REDIS_URL", "redis://:secret@h/0")
-    child = child_that_says(monkeypatch, {"predictions": [said(), said(true="7"), said(true=None)]})
+    child = child_that_says(
+        monkeypatch, {"predictions": [said(), said(true="7"), said(true=None)], "preparation": "made grey"}
+    )
     done = dljobs("predict", 1, "--test", "0-2", "--top", 2)
     assert (done.code, "epoch-2 of job 1, run 1, epoch 2: 1 of 2 right" in done.err) == (0, True)
+    assert "each image made grey" in done.err
     assert [line.split() for line in done.lines] == [
         ["input", "predicted", "probability", "true", "then"],
         ["test", "0", "7", "75.0%", "1", "✗", "1", "-"],
@@ -233,7 +236,7 @@ def test_predict_asks_a_child_without_credentials(dljobs, trained, monkeypatch):
 
 def test_predict_of_values(dljobs, trained, monkeypatch, tmp_path):
     values = {"input": "0.5", "true": None, "values": [1.25, None, *[0.0] * 8]}
-    child = child_that_says(monkeypatch, {"predictions": [values]})
+    child = child_that_says(monkeypatch, {"predictions": [values], "preparation": None})
     done = dljobs("predict", 1, "--", "-0.5", "1,2")
     assert done.lines[-1].split("  ")[-1] == "1.25, -, 0, 0, 0, 0, 0, 0, … (10)"
     assert (child.request["rows"], child.request["names"]) == ([[-0.5], [1.0, 2.0]], ["-0.5", "1,2"])
