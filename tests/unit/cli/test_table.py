@@ -44,7 +44,8 @@ def test_only_what_may_be_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
         (1.234e-05, "1.234e-05"),
         (0, "0"),
         (None, "-"),
-        (123456.7, "1.235e+05"),
+        (123456.7, "123,457"),
+        (1.5e9, "1.5e+09"),
     ],
 )
 def test_numbers_are_short(value: float | None, text: str) -> None:
