@@ -6,7 +6,7 @@
     ├── NotFound              102    no such job, run, artifact
     ├── NotFinished           101    a job that goes on after its client stopped waiting
     ├── Unreachable             1    Redis or the database does not answer
-    ├── NotAllowed              1    the database lets this user read only
+    ├── NotAllowed              1    the database does not let this user do it
     ├── SchemaMismatch          1    the database speaks another version of dljobs
     ├── DataError               1    a dataset that cannot be had or read
     ├── CorruptArtifact         1    stored bytes whose digest does not match

@@ -198,9 +198,10 @@ def _explain(error: DBAPIError, shown_url: str) -> Exception:
     if "no such table" in words or "UndefinedTable" in type(error.orig).__name__:
         return Unreachable(f"the database {shown_url} has no dljobs tables", "run `dljobs db upgrade`")
     if type(error.orig).__name__ in _NOT_ALLOWED or "readonly database" in words:
+        user = make_url(shown_url).username
         return NotAllowed(
-            f"you may only look at the database {shown_url}: {first_line}",
-            "what changes something needs a user who may write: set DLJOBS_DATABASE_URL to one",
+            f"the database {shown_url} does not let {user or 'you'} do this: {first_line}",
+            "set DLJOBS_DATABASE_URL to a user who may; after an upgrade, run deploy/postgres/roles.sql again",
         )
     for pattern, meaning, cure in _REFUSALS:
         if pattern in words:

