@@ -36,7 +36,7 @@ def explain(database: Database, job_id: int, *, lease_s: float) -> Json:
             silent = {row["name"]: row["silent_s"] for row in list_workers(connection)}
             sentences = _explain_placed(job, shown_run, read_now(connection), silent, lease_s)
         else:
-            sentences = _explain_ended(job, read_now(connection))
+            sentences = _explain_ended(job, (shown_run or {}).get("error") or {}, read_now(connection))
     return {"job_id": job_id, "state": job["state"], "sentences": sentences, "reasons": reasons, "run": shown_run}
 
 
@@ -87,7 +87,7 @@ def _where(part: Json) -> str:
     return f"{devices} of {part['worker']} (node {part['node']})"
 
 
-def _explain_ended(job: Job, moment: float) -> list[str]:
+def _explain_ended(job: Job, error: Json, moment: float) -> list[str]:
     ago = show_duration(moment - job["ended_at"])
     if job["state"] == JobState.SUCCEEDED:
         return [f"it succeeded {ago} ago, in run {job['num_runs']}"]
@@ -95,5 +95,6 @@ def _explain_ended(job: Job, moment: float) -> list[str]:
         return [f"it ended {ago} ago: {job['reason']}", f"`dljobs retry {job['id']}` queues it again"]
     return [
         f"it failed {ago} ago ({job['failure_class']}): {job['reason']}",
+        *([f"hint: {error['hint']}"] if error.get("hint") else []),
         f"`dljobs show {job['id']}` has the full error, `dljobs retry {job['id']}` queues it again",
     ]

@@ -21,6 +21,8 @@ from .dispatch import Planned, make_plan
 from .parts import list_parts
 from .schema import HEAD, current_revision
 from .settings import Settings
+from .source_files import describe_sources
+from .spec import JobSpec
 from .states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, WorkerState
 from .views import Json
 
@@ -102,9 +104,10 @@ def prospect_of(planned: Planned, job: Mapping[Any, Any]) -> views.Prospect | No
 
 
 def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
-    """A job with its spec, its runs and their placement, its artifacts, their evaluations, and its origin."""
+    """A job with its spec and the files it brought, its runs and their placement, its artifacts, their evaluations."""
     with database.read() as connection:
-        spec = json.loads(jobs.get_job(connection, job_id)["spec_json"])
+        row = jobs.get_job(connection, job_id)
+        spec = json.loads(row["spec_json"])
         return {
             **job_in(connection, job_id, lease_s=lease_s),
             "spec": spec,
@@ -112,7 +115,16 @@ def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
             "artifacts": [views.artifact_view(row) for row in artifacts.list_artifacts(connection, job_id)],
             "evaluations": [views.evaluation_view(row) for row in evaluations.list_evaluations(connection, job_id)],
             "origin": _origin(connection, spec.get("artifact_id")),
+            "sources": describe_sources(connection, JobSpec.from_json(row["spec_json"])),
         }
+
+
+def advice_for(database: Database, job_id: int) -> str:
+    """What the error of a job's last run says would help; nothing where it says nothing."""
+    with database.read() as connection:
+        run = runs.latest_run(connection, job_id)
+    error = json.loads(run["error_json"] or "{}") if run else {}
+    return str(error.get("hint") or "")
 
 
 def run_in(connection: Connection, run: Mapping[Any, Any], spec: Mapping[str, Any]) -> Json:

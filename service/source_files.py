@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import Connection
+
 from dljobs.errors import NotFound, UsageError
 
 from .database import Database
 from .jobs import get_job
-from .source_archive import extract
+from .source_archive import extract, unpack
 from .sources import fetch
 from .spec import JobSpec
+from .views import Json
 
 if TYPE_CHECKING:
     from .freezing import Frozen
@@ -34,6 +37,24 @@ def extract_all(database: Database, spec: JobSpec, folder: Path, given: Sequence
             with database.read() as connection:
                 archive = fetch(connection, digest)
         extract(archive, digest, folder / digest)
+
+
+def describe_sources(connection: Connection, spec: JobSpec) -> list[Json]:
+    """Each archive that a spec names: what it is for, and its files; those of the model first."""
+    purposes = {"model": spec.model_source, "data": spec.data_source}
+    described = []
+    for digest in dict.fromkeys(named for named in purposes.values() if named is not None):
+        archive = fetch(connection, digest)
+        described.append(
+            {
+                "digest": digest,
+                "used_by": [purpose for purpose, named in purposes.items() if named == digest],
+                "files": [
+                    {"name": name, "size_bytes": len(content)} for name, content in unpack(archive, digest).items()
+                ],
+            }
+        )
+    return described
 
 
 def export_sources(database: Database, job_id: int, target: Path) -> None:

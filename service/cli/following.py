@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from dljobs.service.database import Database
+from dljobs.service.reports import advice_for
+from dljobs.service.states import JobState
 from dljobs.service.waiting import Poll, follow, unfinished, wait_for
 
 from .output import line_writer, say
@@ -54,8 +56,16 @@ def wait_until_ended(
     with _going_on(waited_for):
         ended = wait_for(database, [job["id"] for job in waited_for], lease_s=lease_s, poll=Poll(timeout_s))
     for job in ended:
-        say(describe_end(job))
+        say_end(database, job)
     return ended
+
+
+def say_end(database: Database, job: Json) -> None:
+    """Say how a job ended and, where its error tells, what to do about it."""
+    say(describe_end(job))
+    advice = advice_for(database, job["id"]) if job["state"] == JobState.FAILED else ""
+    if advice:
+        say(f"hint: {advice}")
 
 
 def first_failure(ended: Sequence[Mapping[str, Any]]) -> int:

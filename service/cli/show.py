@@ -42,6 +42,9 @@ def show(settings: Settings, *, job: str, as_json: bool) -> None:
     _print_head(details)
     _heading("spec")
     print_fields(spec_fields(details["spec"]))
+    if details["sources"]:
+        _heading("files of its own")
+        _print_sources(details)
     for run in details["runs"]:
         _print_run(run)
     if details["artifacts"]:
@@ -53,6 +56,17 @@ def show(settings: Settings, *, job: str, as_json: bool) -> None:
     if details["evaluations"]:
         _heading("evaluations")
         _print_evaluations(details["evaluations"])
+
+
+def _print_sources(job: Json) -> None:
+    columns = (Column("file"), Column("size", right=True), Column("of"), Column("frozen as", kept=False))
+    rows = [
+        [file["name"], show_bytes(file["size_bytes"]), " and ".join(source["used_by"]), source["digest"][:12]]
+        for source in job["sources"]
+        for file in source["files"]
+    ]
+    print_table(columns, rows)
+    print_lines(["", f"`dljobs export {job['id']} --source -o DIR` writes them as they ran"])
 
 
 def _print_evaluations(evaluations: list[Json]) -> None:

@@ -89,6 +89,15 @@ def test_the_exit_code_of_wait(dljobs, world: World, failure, code):
     assert done.err == (f"job 1 failed: {failure}: {failure}\n" if failure else "job 1 succeeded: accuracy 0.975\n")
 
 
+def test_what_would_help_is_said_with_the_failure(dljobs, world: World):
+    world.worker()
+    world.job(max_retries=0)
+    error = {"rank": 0, "exception": "DataError", "message": "no file x", "hint": "fetch x and put it there"}
+    world.end(world.start(), FailureClass.DATA, "no file x", error=error)
+    assert dljobs("wait", "@").err == "job 1 failed: data: no file x\nhint: fetch x and put it there\n"
+    assert "  hint: fetch x and put it there" in dljobs("why", "@").lines
+
+
 def test_wait_for_several_returns_the_first_that_did_not_succeed(dljobs, world: World):
     world.worker()
     world.finished_job()

@@ -96,6 +96,16 @@ def test_what_ran_can_be_had_back(dljobs, redis, world, folder):
     dljobs("submit", "./net.py:Net", "--set", "depth=2", "--data", "./data.py")
     dljobs("submit", "lenet")
     (folder / "net.py").write_text("edited since")
+    shown = dljobs("show", 3).out
+    assert [line.split()[0] for line in shown.split("files of its own")[1].splitlines() if ".py" in line] == [
+        "net.py",
+        "data.py",
+    ]
+    both = dljobs("show", 2, "--json").json["sources"]
+    assert [(each["used_by"], each["files"]) for each in both] == [
+        (["model", "data"], [{"name": "net.py", "size_bytes": len(NET)}])
+    ]
+    assert dljobs("show", 4, "--json").json["sources"] == []
     for job_id, files in ((1, {"net.py": NET}), (2, {"net.py": NET}), (3, {"model/net.py": NET, "data/data.py": None})):
         out = folder / f"out{job_id}"
         done = dljobs("export", job_id, "--source", "-o", out, "--json")
