@@ -1,7 +1,7 @@
 """The sources of jobs: archives of users' own files in the database, each once, by its digest.
 
-One is stored in the transaction that inserts its first job, and is as permanent as the jobs that name it: any of them may
-be retried, evaluated or exported again, and no job is ever deleted. So there is none that nobody needs.
+One is stored in the transaction that inserts its first job, and is as permanent as the jobs that name it: any of them
+may be retried, evaluated or exported again, and no job is ever deleted. So there is none that nobody needs.
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import CompletionItem
+from sqlalchemy import func, select
 
 from dljobs.service.cli.submit import complete_data, complete_model
+from dljobs.service.tables import sources
 from tests.unit.cli.test_submit import num_jobs
 
 NET = '''
@@ -87,6 +89,20 @@ def test_a_model_of_ones_own_is_a_job_like_any_other(dljobs, world, redis, folde
     assert "warning: left out of the job: x.pt" in done.err
     again = dljobs("submit", "lenet", "--data", "./net.py:make", "--dry-run", "--json")
     assert again.json["request"]["spec"]["data"] == "net.py:make"
+
+
+def test_no_source_is_kept_that_no_job_names(dljobs, redis, world, folder):
+    def num_sources() -> int:
+        with world.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(sources)).scalar_one()
+
+    arguments = ("submit", "./net.py:Net", "--set", "depth=2", "--idempotency-key", "k")
+    assert (dljobs(*arguments).code, num_sources()) == (0, 1)
+    (folder / "net.py").write_text(NET + "# edited\n")
+    assert (dljobs(*arguments).code, num_sources()) == (0, 1), "no new job, no new source"
+    assert dljobs("submit", "./net.py:Net", "--set", "depth=2", "--after", 99).code == 102
+    dljobs("submit", "./net.py:Net", "--set", "depth=2", "--dry-run")
+    assert num_sources() == 1
 
 
 def test_what_ran_can_be_had_back(dljobs, redis, world, folder):
