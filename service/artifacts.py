@@ -236,7 +236,7 @@ def list_artifacts(
 ) -> list[RowMapping]:
     """Complete artifacts of a job with their run's number, oldest first."""
     query = (
-        select(artifacts, runs.c.number.label("run_number"))
+        select(artifacts, runs.c.job_id, runs.c.number.label("run_number"))
         .join(runs, runs.c.id == artifacts.c.run_id)
         .where(runs.c.job_id == job_id, artifacts.c.state == "complete", runs.c.number >= from_run)
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import RowMapping
+
 from . import alteration, jobs, nodes, quarantine, registration, runs
 from .database import Database
 from .doorbell import Doorbell
@@ -28,6 +30,18 @@ def cancel(database: Database, doorbell: Doorbell, job_id: int, *, actor: str) -
         return all(answers)
     doorbell.ring_schedule()  # it may have kept others waiting; it has itself ended, whether anyone hears or not
     return True
+
+
+def checkpoint(database: Database, doorbell: Doorbell, job_id: int, *, actor: str) -> tuple[RowMapping, bool]:
+    """Ask a job that trains for a checkpoint; its run as it is then, and False if Redis does not answer.
+
+    Raises:
+        DljobsError: it does not train now.
+    """
+    with database.write() as connection:
+        run = runs.request_checkpoint(connection, job_id, actor=actor)
+        worker = registration.get_worker(connection, run["worker_id"])
+    return run, worker is not None and doorbell.ring_attend(worker["name"], run["id"])
 
 
 def retry(database: Database, doorbell: Doorbell, job_id: int, *, actor: str, fresh: bool) -> bool:

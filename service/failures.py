@@ -26,7 +26,7 @@ class FailureClass(StrEnum):
     """Why a run ended without a result."""
 
     USER = "user"  # the model, the data pipeline or the options raised
-    DATA = "data"  # the dataset cannot be had
+    DATA = "data"  # the dataset, or the weights that the job begins with, cannot be had
     OOM = "oom"  # host or CUDA memory ran out
     KILLED = "killed"  # a rank died of a signal that nobody here sent
     DEVICE = "device"  # the device failed

@@ -30,6 +30,14 @@ MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """The checkpoint of another job that a job begins with."""
+
+    job_id: int
+    artifact_id: int
+
+
+@dataclass(frozen=True)
 class NewJob:
     """Everything a job row needs besides its spec."""
 
@@ -50,6 +58,8 @@ class NewJob:
     begin_at: float | None = None
     begin_in_s: float | None = None  # by the database's clock, which may not be the client's
     after: tuple[tuple[str, Condition], ...] = ()  # jobs as users name them: 12, @
+    resume_from: str | None = None  # as users name it: 12, @:best, 12:step-40
+    beginning: Beginning | None = None  # what that is
 
 
 def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
@@ -61,11 +71,9 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
     Raises:
         NotFound, UsageError: a job that it is to wait for is none.
     """
-    same_key = and_(jobs.c.user == new.user, jobs.c.idempotency_key == new.idempotency_key)
-    if new.idempotency_key is not None:
-        existing = connection.execute(select(jobs.c.id).where(same_key)).scalar()
-        if existing is not None:
-            return int(existing), False
+    existing = find_same(connection, new)
+    if existing is not None:
+        return existing, False
     # Before the job itself is there, which `@` would mean.
     after = {resolve_id(connection, text): condition for text, condition in new.after}
     state = JobState.HELD if new.held else JobState.QUEUED
@@ -87,6 +95,8 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         "num_nodes": new.num_nodes,
         "may_spread": int(new.may_spread),
         "begin_at": new.begin_at if new.begin_in_s is None else now() + new.begin_in_s,
+        "resumed_from_job_id": new.beginning and new.beginning.job_id,
+        "resumed_from_artifact_id": new.beginning and new.beginning.artifact_id,
         "num_epochs": new.spec.training.epochs if new.spec.kind == "train" else None,
     }
     try:
@@ -94,16 +104,25 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
             job_id = int(connection.execute(insert(jobs).values(**values).returning(jobs.c.id)).scalar_one())
     except IntegrityError:
         # Only on Postgres: another client has committed the same key since we looked.
-        existing = connection.execute(select(jobs.c.id).where(same_key)).scalar()
+        existing = find_same(connection, new)
         if existing is None:
             raise
-        return int(existing), False
+        return existing, False
     for source in new.sources:
         keep(connection, source)
     for after_id, condition in after.items():
         connection.execute(insert(dependencies).values(job_id=job_id, after_id=after_id, condition=condition))
     record(connection, "submitted", "submitted", actor=new.user, to_state=state, job_id=job_id)
     return job_id, True
+
+
+def find_same(connection: Connection, new: NewJob) -> int | None:
+    """The job that this user already submitted under the same idempotency key."""
+    if new.idempotency_key is None:
+        return None
+    same_key = and_(jobs.c.user == new.user, jobs.c.idempotency_key == new.idempotency_key)
+    found = connection.execute(select(jobs.c.id).where(same_key)).scalar()
+    return None if found is None else int(found)
 
 
 def resolve_id(connection: Connection, text: str) -> int:

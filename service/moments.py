@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime, timedelta
+from typing import Any
 
 from dljobs.errors import UsageError
 
@@ -13,7 +14,7 @@ from .durations import parse_duration_s
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 
-def parse_begin(text: str | None, now: float | None = None) -> dict[str, float]:
+def parse_begin(text: str | None, now: float | None = None) -> dict[str, Any]:
     """The field of `NewJob` that `--begin` sets: `begin_in_s` for a duration, `begin_at` for a moment.
 
     Args:

@@ -14,7 +14,21 @@ from sqlalchemy import Connection
 
 from dljobs.errors import NotFound
 
-from . import artifacts, evaluations, events, garbage, jobs, leases, logs, nodes, quarantine, registration, runs, views
+from . import (
+    artifacts,
+    continuation,
+    evaluations,
+    events,
+    garbage,
+    jobs,
+    leases,
+    logs,
+    nodes,
+    quarantine,
+    registration,
+    runs,
+    views,
+)
 from .clock import read_now
 from .database import Database, open_database
 from .dispatch import Planned, make_plan
@@ -106,16 +120,17 @@ def prospect_of(planned: Planned, job: Mapping[Any, Any]) -> views.Prospect | No
 def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
     """A job with its spec and the files it brought, its runs and their placement, its artifacts, their evaluations."""
     with database.read() as connection:
-        row = jobs.get_job(connection, job_id)
-        spec = json.loads(row["spec_json"])
+        job = jobs.get_job(connection, job_id)
+        spec = json.loads(job["spec_json"])
         return {
             **job_in(connection, job_id, lease_s=lease_s),
             "spec": spec,
             "runs": [run_in(connection, row, spec) for row in runs.list_runs(connection, [job_id])],
             "artifacts": [views.artifact_view(row) for row in artifacts.list_artifacts(connection, job_id)],
             "evaluations": [views.evaluation_view(row) for row in evaluations.list_evaluations(connection, job_id)],
+            **continuation.lineage(connection, job),
             "origin": _origin(connection, spec.get("artifact_id")),
-            "sources": describe_sources(connection, JobSpec.from_json(row["spec_json"])),
+            "sources": describe_sources(connection, JobSpec.from_json(job["spec_json"])),
         }
 
 
@@ -199,16 +214,20 @@ def list_artifacts(database: Database, job_id: int, *, kind: str | None = None) 
 
 
 def collect_garbage(database: Database, *, dry_run: bool) -> Json:
-    """Delete what is of no use in the artifact store, or only look; what it was, and what the store holds then."""
-    if dry_run:
-        with database.read() as connection:
-            found = garbage.find_garbage(connection)
-    else:
-        found = garbage.collect_garbage(database)
+    """Delete what is of no use in the artifact store, or only look; what it was, and what the store holds then.
+
+    Of jobs that are over, whatever their retention does not keep is of no use, either.
+    """
+    with database.read() as connection:
+        unkept = garbage.list_unkept(connection)
+        found = garbage.find_garbage(connection, unkept)
+    if not dry_run:
+        found = garbage.collect_garbage(database, unkept)
     with database.read() as connection:
         stock = garbage.take_stock(connection)
     return {
         "dry_run": dry_run,
+        "num_artifacts": len(found.unkept),
         "num_uploads": len(found.uploads),
         "num_blobs": len(found.blobs),
         "size_bytes": found.size_bytes,

@@ -15,13 +15,14 @@ from typing import Any, Literal, get_args, get_type_hints
 from sqlalchemy import Connection
 
 from dljobs.errors import UnknownName, UsageError
-from dljobs.models.catalog import FITTED_NAMES, TASK_METRICS, ModelEntry
+from dljobs.models.catalog import FITTED_NAMES, TASK_METRICS, DatasetEntry, ModelEntry
 from dljobs.models.init_rule import parse_init
 from dljobs.models.options import Option, OptionType, check_options, coerce
 from dljobs.models.threshold import parse_threshold
 
 from . import jobs
 from .choosing import ChosenData, absolute_path, choose_data, choose_model, match
+from .continuation import begin_at
 from .database import Database
 from .dispatch import make_plan
 from .doorbell import Doorbell
@@ -86,6 +87,7 @@ class Request:
     after: Sequence[str] = ()  # "ID", "ID:ok", "ID:fail" or "ID:any" each
     num_nodes: int = 1  # so many equal parts, each on another
     may_spread: bool = False  # over the fewest nodes that fit, where none has enough
+    resume_from: str | None = None  # "12", "@:best", "12:step-40"
     begin: str | None = None  # "2h", "18:30", "2030-01-31 18:30"
 
 
@@ -114,7 +116,7 @@ def prepare(request: Request, user: str) -> NewJob:
     strategy = resolve_placing(request.strategy, request.num_devices, training.batch_size)
     check_nodes(strategy, request.num_devices, request.num_nodes, may_spread=request.may_spread)
     check_priority(request.priority, 100)
-    _check_range("max-retries", request.max_retries, 0, 1000)
+    check_range("max-retries", request.max_retries, 0, 1000)
     key = request.idempotency_key
     spec = JobSpec(
         model=chosen.name,
@@ -147,6 +149,7 @@ def prepare(request: Request, user: str) -> NewJob:
         may_spread=request.may_spread,
         selector=make_selector(request.device_type, request.memory, request.labels, request.exclude),
         after=tuple(parse_dependency(text) for text in request.after),
+        resume_from=request.resume_from,
         **parse_begin(request.begin),
     )
 
@@ -154,7 +157,10 @@ def prepare(request: Request, user: str) -> NewJob:
 def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: NewJob) -> Submitted:
     """Insert the job, ring, and say at once what stands in its way."""
     with database.write() as connection:
-        _check_allowed(connection, new)
+        if jobs.find_same(connection, new) is None:
+            _check_allowed(connection, new)
+            if new.resume_from is not None:
+                new = dataclasses.replace(new, beginning=begin_at(connection, new.resume_from, new.spec))
         job_id, created = jobs.insert_job(connection, new)
     if not created:
         same = f"idempotency key {new.idempotency_key!r} was used before: this is job {job_id}, no new one was made"
@@ -238,7 +244,7 @@ def _resolve_options(
     }
     values: dict[str, dict[str, Any]] = {room: {} for room in rooms}
     for text in request.sets:
-        room, key, value = _parse_set(text, rooms)
+        room, key, value = parse_set(text, rooms)
         if key in request.training and request.training[key] is not None:
             raise UsageError(f"{key} is given twice: as --{key.replace('_', '-')} and as --set {text}")
         values[room][key] = coerce(rooms[room][key], value)
@@ -254,14 +260,23 @@ def _resolve_options(
     declared = model.defaults_with(values["model"])
     check_options(f"Training, which {model.name} declares", rooms["trainer"], declared)
     training = Training(**{**declared, **values["trainer"]})
+    check_training(training, data, data_options)
+    return training, values["model"], data_options
+
+
+def check_training(training: Training, data: DatasetEntry, data_options: Mapping[str, Any]) -> None:
+    """Each value is in its range, and what is written in words can be understood.
+
+    Raises:
+        UsageError: it is not.
+    """
     for key, (lowest, highest) in TRAINING_RANGES.items():
-        _check_range(key, getattr(training, key), lowest, highest)
+        check_range(key, getattr(training, key), lowest, highest)
     if training.lr == 0:
         raise UsageError("lr is 0: nothing would be learned", "give a positive learning rate, such as --lr 0.01")
     parse_init(training.init)
     if training.until:
         parse_threshold(training.until, TASK_METRICS[data.task_with(data_options)])
-    return training, values["model"], data_options
 
 
 def _wanted_of_data(model: ModelEntry, chosen: ChosenData) -> dict[str, Any]:
@@ -283,7 +298,7 @@ def require(owner: str, options: Mapping[str, Option], values: Mapping[str, Any]
             raise UsageError(f"{owner} needs its option {name!r}", f"give it with --set {name}=…")
 
 
-def _parse_set(text: str, rooms: Mapping[str, Mapping[str, Option]]) -> tuple[str, str, str]:
+def parse_set(text: str, rooms: Mapping[str, Mapping[str, Option]]) -> tuple[str, str, str]:
     """Split `key=value` or `room.key=value` and find the room that knows the key."""
     key, equals, value = text.partition("=")
     key = key.strip().replace("-", "_")
@@ -321,7 +336,7 @@ def check_nodes(strategy: str, num_devices: int, num_nodes: int, *, may_spread: 
     Raises:
         UsageError: they cannot; the message says what could be.
     """
-    _check_range("nodes", num_nodes, 1, MAX_DEVICES)
+    check_range("nodes", num_nodes, 1, MAX_DEVICES)
     if num_nodes > 1 and may_spread:
         raise UsageError("--nodes says how many there are to be, --spread leaves it open", "give one of them")
     if strategy == "dp" and (num_nodes > 1 or may_spread):
@@ -341,7 +356,7 @@ def check_priority(priority: int, ceiling: int) -> None:
     Raises:
         UsageError: it is another.
     """
-    _check_range("priority", priority, 0, 100)
+    check_range("priority", priority, 0, 100)
     if priority > ceiling:
         raise UsageError(f"priority {priority} is above {ceiling}, the highest allowed here", f"nearest: {ceiling}")
 
@@ -349,7 +364,7 @@ def check_priority(priority: int, ceiling: int) -> None:
 def _resolve_strategy(strategy: str, num_devices: int) -> Strategy:
     if strategy not in STRATEGIES:
         raise UnknownName("strategy", strategy, STRATEGIES)
-    _check_range("gpus", num_devices, 1, MAX_DEVICES)
+    check_range("gpus", num_devices, 1, MAX_DEVICES)
     if strategy == "auto":
         return "single" if num_devices == 1 else "ddp"
     if strategy == "single" and num_devices > 1:
@@ -368,7 +383,8 @@ def _check_divisible(batch_size: int, num_ranks: int) -> None:
     )
 
 
-def _check_range(what: str, value: float, lowest: float, highest: float) -> None:
+def check_range(what: str, value: float, lowest: float, highest: float) -> None:
+    """Raises UsageError where the value is not between the two."""
     if not lowest <= value <= highest:  # also refuses NaN
         nearest: float | Literal["a number"] = "a number" if math.isnan(value) else min(max(value, lowest), highest)
         raise UsageError(f"{what} must be between {lowest:g} and {highest:g}, not {value:g}", f"nearest: {nearest}")

@@ -63,6 +63,7 @@ _RUN_COLUMNS = (
     "ended_at",
     "failure_class",
     "reason",
+    "decision",
 )
 _ARTIFACT_COLUMNS = ("id", "kind", "name", "step", "epoch", "size_bytes", "digest", "created_at")
 _EVENT_COLUMNS = ("id", "at", "job_id", "run_id", "worker_id", "actor", "kind", "from_state", "to_state", "reason")
@@ -172,6 +173,7 @@ def run_view(run: Row, parts: Sequence[Row], devices: Sequence[Row], spec: Mappi
         ],
         "progress": progress_view(run, spec),
         "error": _load(run["error_json"]),
+        "evidence": _load(run["evidence_json"]),
         "result": _load(run["result_json"]),
     }
 
@@ -268,6 +270,7 @@ def request_view(new: NewJob) -> Json:
         "idempotency_key": new.idempotency_key,
         "held": new.held,
         "selector": selector_view({"selector_json": selectors.to_json(new.selector)}),
+        "resume_from": new.resume_from,
         "after": [f"{job}:{condition}" for job, condition in new.after],
         "num_nodes": new.num_nodes,
         "may_spread": new.may_spread,

@@ -7,16 +7,16 @@ nothing does: rows are the truth, and a message that says "look" could be lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
-from dljobs.errors import NotFinished, Unreachable
+from dljobs.errors import DljobsError, NotFinished, Unreachable
 
-from . import logs, reports, views
+from . import artifacts, logs, reports, runs, views
 from .database import Database
 from .states import ENDED_JOBS
 from .views import Json
@@ -80,6 +80,36 @@ def wait_for(database: Database, job_ids: Sequence[int], *, lease_s: float, poll
         if not poll.pause(happened=states != seen):
             raise unfinished(going_on)
         seen = states
+
+
+def wait_for_checkpoint(database: Database, run: Mapping[Any, Any], *, poll: Poll) -> Json:
+    """Wait until the request for a checkpoint that the run (a row) bears is answered; returns the Artifact.
+
+    Raises:
+        NotFinished: the time is up; the request stands.
+        DljobsError: there will be none; the message says why.
+    """
+    asked_at = run["checkpoint_requested_at"]
+    while True:
+        now, stored = _look(database, lambda connection: _checkpoints_since(connection, run, asked_at))
+        is_over = now["ended_at"] is not None
+        if stored and (is_over or now["checkpoint_requested_at"] is None):
+            return views.artifact_view(stored[-1])
+        if is_over:
+            raise DljobsError(f"run {now['number']} of job {run['job_id']} ended before it: {now['reason']}")
+        if now["checkpoint_requested_at"] is None:
+            hint = f"`dljobs logs {run['job_id']}` has its last lines"
+            raise DljobsError("the checkpoint was dropped: there was no room for it; training goes on", hint)
+        if not poll.pause(happened=False):
+            raise NotFinished(f"stopped waiting: job {run['job_id']} is asked for a checkpoint and goes on")
+
+
+def _checkpoints_since(
+    connection: Connection, run: Mapping[Any, Any], asked_at: float
+) -> tuple[RowMapping, list[RowMapping]]:
+    rows = artifacts.list_artifacts(connection, run["job_id"], kind="checkpoint", from_run=run["number"])
+    of_run = [row for row in rows if row["run_id"] == run["id"] and row["created_at"] >= asked_at]
+    return runs.get_run(connection, run["id"]), of_run
 
 
 def unfinished(jobs_left: Sequence[Json]) -> NotFinished:

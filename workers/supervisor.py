@@ -11,12 +11,11 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import RowMapping
 
-from dljobs.errors import CorruptArtifact, DljobsError, StaleToken, Unreachable
-from dljobs.service.artifacts import ArtifactStore, list_artifacts
+from dljobs.errors import CorruptArtifact, DljobsError, NotFound, StaleToken, Unreachable
+from dljobs.service.artifacts import ArtifactStore
 from dljobs.service.database import Database
 from dljobs.service.evaluations import add_of_job
 from dljobs.service.failures import FailureClass
@@ -55,7 +54,7 @@ class Assignment:
     run_number: int
     devices: list[RowMapping]
     num_threads: int  # for each rank
-    resume_from: list[RowMapping]  # checkpoints, the newest first
+    resume_from: list[RowMapping]  # checkpoints, in the order in which they are tried
 
 
 class Supervisor:
@@ -143,6 +142,8 @@ class Supervisor:
             request = self._prepare()
         except StaleToken:
             raise
+        except (NotFound, CorruptArtifact) as error:
+            return Outcome(FailureClass.DATA, f"what the job begins with cannot be had: {error.message}")
         except (DljobsError, OSError) as error:
             return Outcome(FailureClass.STORAGE, f"the run's folder could not be prepared: {error}")
         request.write()
@@ -229,20 +230,29 @@ class Supervisor:
             num_threads=self.assignment.num_threads,
             data_dir=str(self._data_dir),
             folder=str(self._folder.path),
-            resume=str(resume) if resume else None,
+            resume=str(self._folder.resume_file) if resume else None,
+            resumes_other_job=resume is not None and resume["job_id"] != self.assignment.job["id"],
             state_dict=str(state_dict) if state_dict else None,
         )
 
-    def _fetch_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole, walking back over corrupt ones; None to start from the beginning."""
+    def _fetch_checkpoint(self) -> RowMapping | None:
+        """The first checkpoint that is whole, walking back over corrupt ones; None to start from the beginning.
+
+        Raises:
+            CorruptArtifact: the job is to continue another one, of which nothing is left.
+        """
+        job = self.assignment.job
         for row in self.assignment.resume_from:
             try:
                 ArtifactStore(self._database).fetch(row["id"], self._folder.resume_file)
-            except CorruptArtifact as error:
+            except (CorruptArtifact, NotFound) as error:
                 self._reports.say(f"{error}; going back to an earlier checkpoint")
                 continue
-            self._reports.say(f"resuming from {row['name']} of run {row['run_number']}")
-            return self._folder.resume_file
+            whose = "" if row["job_id"] == job["id"] else f"job {row['job_id']}, "
+            self._reports.say(f"resuming from {row['name']} of {whose}run {row['run_number']}")
+            return row
+        if (other := job["resumed_from_job_id"]) is not None:
+            raise CorruptArtifact(f"no checkpoint of job {other} that this job could continue from is whole any more")
         return None
 
     def _take_event(self, event: Event) -> None:
@@ -286,10 +296,3 @@ class Supervisor:
         if self._launch is not None and not self._launch.wait(0):
             self._launch.kill()
             self._launch.wait(10)
-
-
-def checkpoints_of(database: Database, job: RowMapping) -> list[RowMapping]:
-    """The checkpoints a new run of the job may continue from, the newest first."""
-    with database.read() as connection:
-        rows = list_artifacts(connection, job["id"], kind="checkpoint", from_run=job["first_resumable_run"])
-    return sorted(rows, key=lambda row: (row["run_number"], row["step"]), reverse=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from dljobs.errors import DljobsError, SchemaMismatch, StaleToken, Unreachable
 from dljobs.service import leases, nodes, registration, runs, schema, sweep
+from dljobs.service.continuation import checkpoints_of
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
 from dljobs.service.doorbell import Doorbell
@@ -29,7 +30,7 @@ from dljobs.service.states import WorkerState
 
 from .health import Health, make_checks
 from .launcher import Launcher
-from .supervisor import Assignment, Supervisor, checkpoints_of
+from .supervisor import Assignment, Supervisor
 
 TIDY_EVERY_S = 600.0
 
@@ -273,6 +274,7 @@ class Worker:
             run = runs.get_run(connection, key.run_id)
             job = get_job(connection, run["job_id"])
             placed = leases.placement(connection, key.run_id)
+            resume_from = checkpoints_of(connection, job)
         num_ranks = job["num_devices"] if job["strategy"] == "ddp" else 1
         cores = len(os.sched_getaffinity(0)) * len(placed) / len(self._info.devices)
         return Assignment(
@@ -281,7 +283,7 @@ class Worker:
             run_number=run["number"],
             devices=placed,
             num_threads=max(1, int(cores / num_ranks)),
-            resume_from=checkpoints_of(self._database, job) if job["num_runs"] > 1 else [],
+            resume_from=resume_from,
         )
 
     def _see_through(self, supervisor: Supervisor) -> None:

@@ -33,6 +33,8 @@ COMMANDS = {
         "logs": Entry("logs:logs", "Print what the ranks of a job wrote."),
         "wait": Entry("wait:wait", "Wait until jobs have ended."),
         "cancel": Entry("cancel:cancel", "End jobs, waiting or running."),
+        "checkpoint": Entry("checkpoint:checkpoint", "Have a job save its state now."),
+        "resume": Entry("resume:resume", "Go on from a job's checkpoint, with other settings if wanted."),
         "retry": Entry("queue:retry", "Queue a failed or cancelled job again."),
         "update": Entry("update:update", "Change priority, devices, time or name of jobs that wait."),
         "hold": Entry("queue:hold", "Keep queued jobs from starting."),

@@ -92,10 +92,12 @@ def list_(settings: Settings, *, job: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def gc(settings: Settings, *, dry_run: bool, as_json: bool) -> None:
-    """Delete stored bytes that no artifact holds, and uploads of ended runs that were never finished.
+    """Delete what jobs that are over need not keep, unfinished uploads, and bytes that no artifact holds.
 
-    Workers do the same every ten minutes. It is safe at any time, beside runs that store and read. SQLite's file stays
-    as large as it is: the room in it is used again.
+    Kept are a job's last two checkpoints, the best one, every Nth epoch's (`--set keep_checkpoints_every=N`), and those
+    that jobs in the queue begin with; of weights all while they are small, else the last, the best and every Nth
+    (`keep_every`). Runs do so as they go on; workers collect uploads and bytes every ten minutes. It is safe at any
+    time, beside runs that store and read. SQLite's file stays as large as it is: the room in it is used again.
 
     \b
     Examples:
@@ -117,8 +119,9 @@ def _describe(found: dict[str, Any]) -> list[str]:
     verb = "would delete" if found["dry_run"] else "deleted"
     uploads = f", {_some(found['num_uploads'], 'unfinished upload')}" if found["num_uploads"] else ""
     holds = f"{_some(stock['num_artifacts'], 'artifact')} of {show_bytes(stock['artifact_bytes'])}"
+    unkept = f", {_some(found['num_artifacts'], 'artifact')} that need not be kept" if found["num_artifacts"] else ""
     return [
-        f"{verb} {_some(found['num_blobs'], 'blob')} with {show_bytes(found['size_bytes'])}{uploads}",
+        f"{verb} {_some(found['num_blobs'], 'blob')} with {show_bytes(found['size_bytes'])}{uploads}{unkept}",
         f"the store holds {holds} in {_some(stock['num_blobs'], 'blob')} with {show_bytes(stock['blob_bytes'])}",
     ]
 

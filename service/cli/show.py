@@ -107,6 +107,8 @@ def _print_head(job: Json) -> None:
             "time limit": show_duration(job["time_limit_s"]) if job["time_limit_s"] else "",
             "retries": f"{job['num_retries']} of {job['max_retries']}" if job["num_retries"] else "",
             "evaluates": _describe_origin(job["origin"]),
+            "continues": _describe_beginning(job["resumed_from"]),
+            "continued by": ", ".join(f"job {each}" for each in job["resumed_by"]),
         }
     )
 
@@ -117,6 +119,26 @@ def _describe_origin(origin: Json | None) -> str:
     if origin["job_id"] is None:
         return f"artifact {origin['artifact_id']}, which is gone"
     return f"{origin['name']} of job {origin['job_id']}, run {origin['run']}, epoch {origin['epoch']}"
+
+
+def _describe_beginning(beginning: Json | None) -> str:
+    if beginning is None:
+        return ""
+    what = f"{beginning['name']}, epoch {beginning['epoch']}" if beginning["name"] else "a checkpoint that is gone"
+    return f"job {beginning['job_id']} from {what}"
+
+
+def _describe_evidence(evidence: Json | None) -> str:
+    """What a run's class was judged by, in a line."""
+    if not evidence:
+        return ""
+    parts = [f"rank {end['rank']}: {end['how']}" for end in evidence.get("exits", ())]
+    parts += [f"rank {rank} stood in {place}" for rank, place in evidence.get("stacks", {}).items()]
+    parts += [f"rank {each['rank']} raised {each['exception']}" for each in evidence.get("errors", ())]
+    if kills := evidence.get("out_of_memory_kills"):
+        parts.append(f"{kills} out-of-memory kill{'s' if kills > 1 else ''} on the host")
+    parts += [str(evidence[name]) for name in ("hung", "launch_error", "storage") if evidence.get(name)]
+    return "; ".join(parts)
 
 
 def _print_run(run: Json) -> None:
@@ -137,6 +159,8 @@ def _print_run(run: Json) -> None:
             "steps": steps,
             "result": describe_metrics(run["result"] or {}),
             "reason": f"{run['failure_class']}: {run['reason']}" if run["failure_class"] else "",
+            "evidence": _describe_evidence(run["evidence"]),
+            "decision": run["decision"],
         }
     )
     if run["error"]:

@@ -90,6 +90,7 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 @click.option("--on", "labels", metavar="LABEL=VALUE", multiple=True, help="Only on nodes with this label; repeatable.")
 @click.option("--exclude", metavar="NODE", multiple=True, help="Not on this node; repeatable.")
 @click.option("--after", metavar="ID[:ok|:fail|:any]", multiple=True, help="When that job has ended so; repeatable.")
+@click.option("--resume-from", metavar="ID[:CHECKPOINT]", help="Begin with that job's checkpoint: last, best, step-40.")
 @click.option("--begin", metavar="WHEN", help="Not before: 2h, 18:30, 2030-01-31 18:30.")
 @click.option("-w", "--wait", is_flag=True, help="Wait for its end; the exit code tells how it ended.")
 @click.option("-f", "--follow", is_flag=True, help="As --wait, with its log and a progress bar.")
@@ -109,6 +110,7 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
       dljobs submit lenet --epochs 5 --lr 0.1 --set momentum=0.8 --tag trial
       dljobs submit lenet --init xavier_uniform --until 'test.accuracy>0.98'
       dljobs submit ./net.py:Net --data ./data.py:make_data --set width=64
+      dljobs submit lenet --resume-from 12:best --epochs 20 --lr 0.001
       dljobs submit lenet --dry-run --json
     """
     wait, follow, dry_run = (options.pop(name) for name in ("wait", "follow", "dry_run"))
@@ -120,7 +122,7 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
     if dry_run:
         _print_dry_run(new, as_json=as_json)
         return 0
-    return _submit(settings, new, as_json=as_json, parsable=parsable, wait=wait, follow=follow)
+    return submit_new(settings, new, as_json=as_json, parsable=parsable, wait=wait, follow=follow)
 
 
 def _request(options: dict[str, Any]) -> Request:
@@ -130,7 +132,8 @@ def _request(options: dict[str, Any]) -> Request:
     return Request(training=training, **options)
 
 
-def _submit(settings: Settings, new: NewJob, *, as_json: bool, parsable: bool, wait: bool, follow: bool) -> int:
+def submit_new(settings: Settings, new: NewJob, *, as_json: bool, parsable: bool, wait: bool, follow: bool) -> int:
+    """Insert the job, say so, and see it through to its end where that is wanted; returns the exit code."""
     from dljobs.service.reports import list_jobs
     from dljobs.service.submission import enqueue
     from dljobs.service.views import request_view

@@ -68,8 +68,9 @@ def redis(monkeypatch: pytest.MonkeyPatch) -> Redis:
     """Redis as the doorbell sees it; it notes (task, queue) of each ring. Where `answers` is False, it is down."""
     found = Redis(answers=True, rings=[])
 
-    def ring(_self: Doorbell, task: str, _arguments: list[Any], queue: str) -> bool:
+    def ring(self: Doorbell, task: str, _arguments: list[Any], queue: str) -> bool:
         found.rings.append((task, queue))
+        self.problem = "" if found.answers else "Redis does not answer"
         return found.answers
 
     monkeypatch.setattr(Doorbell, "_ring", ring)

@@ -31,6 +31,8 @@ READING = {
     "logs": ["logs 1"],
     "wait": ["wait 1 2"],
     "cancel": ["cancel 4"],
+    "checkpoint": (),  # waits for a run; test_resuming.py
+    "resume": (),
     "retry": ["retry 2"],
     "update": ["update 4 --priority 40"],
     "hold": ["hold 4"],

@@ -51,6 +51,7 @@ def test_every_option_reaches_the_job(dljobs, world):
             "labels": {"room": "b12"},
             "exclude": ["gpu2"],
         },
+        "resume_from": None,
         "after": ["@:any"],
         "begin_at": None,
         "begin_in_s": 7200.0,
