@@ -12,7 +12,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from .planning import Plan
 from .pools import Cluster
-from .rows import Selector, WaitingJob
+from .rows import OfferedDevice, Selector, Sharer, WaitingJob
+from .sharing import Stay, is_enough, room_in_time
 from .spanning import part_counts
 
 _Heap = list[tuple[float, int]]
@@ -43,6 +44,7 @@ class _Timetable:
             self._free_at.append(moments)
             self._devices.update({device.id: device for device in free})
             self._devices.update({device.id: device for device, _job_id in taken.values()})
+        self._shared = _Shared(plan)
         # For each number of devices of a selector: when each worker has so many. Old entries are known by their moment.
         self._heaps: dict[tuple[Selector, int, bool], list[_Heap]] = {}
 
@@ -54,13 +56,24 @@ class _Timetable:
             for heap in self._heaps_for(job.selector, job.num_devices // num_parts, apart=job.may_span)
         ]
         chosen = min(filter(None, ways), key=lambda way: (max(way)[0], len(way)), default=None)
+        whole_at = math.inf if chosen is None else max(chosen)[0]
+        if job.selector.share is not None and (shared := self._shared.first(job.selector)) and shared[0] <= whole_at:
+            return self._join(job, shared[1], max(shared[0], now))
         if chosen is None:
             return math.inf
-        start_at = max(max(chosen)[0], now)
-        until = math.inf if job.duration_s is None else start_at + job.duration_s
+        start_at = max(whole_at, now)
         for _moment, worker in chosen:
             for device_id in self._ranked(worker, job.selector)[: job.num_devices // len(chosen)]:
-                self._free_at[worker][device_id] = until
+                self._shared.close(device_id)
+                self._free_at[worker][device_id] = _end(job, start_at)
+                if job.selector.share is not None:
+                    self._shared.open(worker, self._devices[device_id])
+                    self._join(job, device_id, start_at)
+        return start_at
+
+    def _join(self, job: WaitingJob, device_id: int, start_at: float) -> float:
+        free_at = self._free_at[self._shared.add(device_id, job, _end(job, start_at))]
+        free_at[device_id] = max(free_at[device_id], _end(job, start_at))
         return start_at
 
     def _first(self, heap: _Heap, selector: Selector, size: int, num_parts: int) -> list[tuple[float, int]]:
@@ -100,3 +113,60 @@ class _Timetable:
         free_at = self._free_at[worker]
         ids = [one for one in free_at if not selector.is_about_devices or selector.accepts(self._devices[one])]
         return sorted(ids, key=lambda one: (free_at[one], one))
+
+
+class _Shared:
+    """Who is on the shared devices until when."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._cluster, self._now = plan.cluster, plan.snapshot.now
+        self._devices: dict[int, tuple[int, OfferedDevice]] = {}  # with the worker
+        self._stays: dict[int, list[Stay]] = {}
+        for device_id, shared in self._cluster.shared.devices.items():
+            self._devices[device_id] = shared.worker, shared.device
+            self._stays[device_id] = [(plan.ends.get(job_id, math.inf), one) for job_id, one in shared.sharers.items()]
+        self._heaps: dict[Selector, _Heap] = {}  # when each device has enough left; entries may be too early
+
+    def first(self, selector: Selector) -> tuple[float, int] | None:
+        """The device that has enough left first, and when; None if that is never."""
+        heap = self._heaps.get(selector)
+        if heap is None:
+            heap = self._heaps[selector] = []
+            for device_id in self._stays:
+                self._enter(selector, device_id)
+        while heap and heap[0][0] != (moment := self._moment(heap[0][1], selector)):
+            heapreplace(heap, (moment, heap[0][1]))
+        return heap[0] if heap and heap[0][0] < math.inf else None
+
+    def open(self, worker: int, device: OfferedDevice) -> None:
+        """A device that was given away as a whole is shared from now on."""
+        self._devices[device.id], self._stays[device.id] = (worker, device), []
+        for selector in self._heaps:
+            self._enter(selector, device.id)
+
+    def add(self, device_id: int, job: WaitingJob, until: float) -> int:
+        """A job comes onto the device; returns the device's worker."""
+        (worker, device), share = self._devices[device_id], job.selector.share
+        assert share is not None
+        self._stays[device_id].append((until, Sharer(job.id, share.percent, share.memory_on(device))))
+        return worker
+
+    def close(self, device_id: int) -> None:
+        """The device is given away as a whole."""
+        self._stays.pop(device_id, None)
+
+    def _enter(self, selector: Selector, device_id: int) -> None:
+        if self._devices[device_id][0] in self._cluster.pool(selector).capacity:
+            heappush(self._heaps[selector], (self._moment(device_id, selector), device_id))
+
+    def _moment(self, device_id: int, selector: Selector) -> float:
+        share, device = selector.share, self._devices[device_id][1]
+        assert share is not None
+        if device_id not in self._stays or not selector.accepts(device):
+            return math.inf
+        rooms = room_in_time(device, self._now, self._stays[device_id])
+        return next((at for at, room in rooms if is_enough(room, share, device)), math.inf)
+
+
+def _end(job: WaitingJob, start_at: float) -> float:
+    return math.inf if job.duration_s is None else start_at + job.duration_s

@@ -125,7 +125,7 @@ class Explainer:
 
     def _quarantined(self, job: WaitingJob, pool: Pool) -> list[Reason]:
         """Devices in quarantine with which the job would fit."""
-        if fits(job, self._cluster, pool.free):
+        if self._has_room(job, pool):
             return []
         # Of what there is no room for at all, who holds the devices does not matter.
         is_too_large = not self._plan.can_ever_fit(job, pool)
@@ -145,7 +145,7 @@ class Explainer:
         for number, worker in enumerate(self._cluster.workers):
             if worker.drained is None and job.selector.allows(worker):
                 shut = [d for d in worker.devices if d.quarantined is not None and job.selector.accepts(d)]
-                lost[number] = sorted((d for d in shut if with_held or d.job_id is None), key=lambda device: device.id)
+                lost[number] = sorted((d for d in shut if with_held or d.is_free), key=lambda device: device.id)
         return {number: devices for number, devices in lost.items() if devices}
 
     def _helpful_if_not_drained(self, job: WaitingJob, pool: Pool) -> list[int]:
@@ -156,7 +156,7 @@ class Explainer:
         smallest = job.num_devices // part_counts(job)[-1]
         free = sorted(worker for worker, number in shut.free.items() if number >= smallest)
         if self._plan.can_ever_fit(job, pool):  # told only if it would help now
-            helps = not fits(job, self._cluster, pool.free) and fits(job, self._cluster, {**pool.free, **shut.free})
+            helps = not self._has_room(job, pool) and fits(job, self._cluster, {**pool.free, **shut.free})
             return free if helps else []
         helps = fits(job, self._cluster, {**pool.capacity, **shut.capacity})
         return free or sorted(w for w, number in shut.capacity.items() if number >= smallest) if helps else []
@@ -168,8 +168,8 @@ class Explainer:
         refused = {}
         if plan.policy.backfill:
             refused = {size: self._refused(job, size, position) for size in _sizes(job)}
-        fits_somewhere = fits(job, self._cluster, pool.free) if job.may_span else job.num_devices <= pool.most_free()
-        is_permitted = fits_somewhere and self._is_permitted(job, pool, refused)
+        fits_somewhere = self._has_room(job, pool)
+        is_permitted = fits_somewhere and self._is_permitted(job, pool, refused, position)
         if is_permitted and (plan.policy.backfill or not ahead):
             return []
         reasons = []
@@ -187,9 +187,18 @@ class Explainer:
         reserved, refused = self._plan.reserved, self._plan.refused_for(job, size)
         return {w: each for w, each in reserved.items() if w in refused and self._positions[each.job_id] < position}
 
-    def _is_permitted(self, job: WaitingJob, pool: Pool, refused: Mapping[int, Container[int]]) -> bool:
+    def _has_room(self, job: WaitingJob, pool: Pool) -> bool:
+        """Whether enough is free for the job, whoever it is kept for."""
+        return fits(job, self._cluster, pool.free) if job.may_span else job.num_devices <= self._cluster.most_free(pool)
+
+    def _is_permitted(self, job: WaitingJob, pool: Pool, refused: Mapping[int, Container[int]], position: int) -> bool:
         if job.may_span:
             return bool(best_parts(job, self._cluster, pool, refused))
+        if job.selector.share is not None:
+            reserved = self._plan.reserved if self._plan.policy.backfill else {}
+            before = {w: each for w, each in reserved.items() if self._positions[each.job_id] < position}
+            if self._plan.find_shared(job, pool, before) is not None:
+                return True
         return pool.best_fit(job.num_devices, refused.get(job.num_devices, ())) != NOWHERE
 
     def _ahead(self, job: WaitingJob, position: int) -> Ahead:
@@ -205,7 +214,10 @@ class Explainer:
         return Ahead(number, [self._plan.order[each].id for each in islice(merge(*first), MOST_NAMED)])
 
     def _too_few_free(self, job: WaitingJob, pool: Pool, *, is_next: bool) -> str:
-        found = self._most_free_nodes(pool) if job.may_span else self._best_worker(pool)
+        if job.selector.share is not None:
+            found = self._best_device(job, pool)
+        else:
+            found = self._most_free_nodes(pool) if job.may_span else self._best_worker(pool)
         text = f"it needs {_needed(job)}{_such(job.selector)}; {found}"
         kept = self._plan.reservations_of(job.id)
         if kept and kept[0].start_at < math.inf:
@@ -217,7 +229,9 @@ class Explainer:
 
     def _ways_to_fit_now(self, job: WaitingJob, pool: Pool) -> list[str]:
         """What its user could have asked for instead."""
-        ways = []
+        ways: list[str] = []
+        if job.selector.share is not None:
+            return ways
         if job.can_spread and fits(replace(job, may_spread=True, num_nodes=1), self._cluster, pool.free):
             ways.append("--spread")
         if job.num_nodes == 1:
@@ -241,10 +255,29 @@ class Explainer:
             number = pool.most_free()
             best = min(worker for worker, free in pool.free.items() if free == number)
             text = f"the best worker, {self._cluster.workers[best].name}, has {number} free"
-            if holders := sorted(set(self._cluster.holders(best, pool.selector))):
+            holding = self._cluster.holders(best, pool.selector)
+            if holders := sorted({job_id for each in holding for job_id in self._cluster.jobs_of(each)}):
                 text += f" (held by job{'s' if len(holders) > 1 else ''} {_listed(holders)}{self._next_end(holders)})"
             self._best_workers[pool.selector] = text
         return text
+
+    def _best_device(self, job: WaitingJob, pool: Pool) -> str:
+        """The shared device with most left, and who is on it; no device is free."""
+        shared = [
+            each
+            for each in self._cluster.shared.devices.values()
+            if each.worker in pool.capacity and job.selector.accepts(each.device)
+        ]
+        if not shared:
+            return "no device is free, and none is shared"
+        best = max(shared, key=lambda each: (each.room.percent, each.room.memory_bytes, -each.device.id))
+        left = f"{best.room.percent / 100:g}"
+        if best.device.memory_bytes is not None:
+            left += f" and {best.room.memory_bytes / 1e9:.3g} GB of memory"
+        holders = sorted(best.sharers)
+        who = f"job{'s' if len(holders) > 1 else ''} {_listed(holders)}{self._next_end(holders)}"
+        name = self._cluster.workers[best.worker].name
+        return f"no device is free, and of the shared ones the best, on {name}, has {left} left (held by {who})"
 
     def _next_end(self, holders: Sequence[int]) -> str:
         end_at, job_id = min((self._plan.ends.get(job_id, math.inf), job_id) for job_id in holders)
@@ -315,6 +348,10 @@ def _sizes(job: WaitingJob) -> list[int]:
 def _needed(job: WaitingJob) -> str:
     if job.num_nodes > 1:
         return f"{_devices(job.num_devices)} on {job.num_nodes} nodes, {job.num_devices // job.num_nodes} each"
+    if job.selector.share is not None:
+        return f"{job.selector.share.percent / 100:g} of a device"
+    if job.most_devices > job.num_devices:
+        return f"at least {_devices(job.num_devices)} ({job.num_devices}-{job.most_devices} were asked for)"
     return _devices(job.num_devices) + (", on one node or in equal parts on several" if job.may_spread else "")
 
 
@@ -323,7 +360,8 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _such(selector: Selector) -> str:
-    return "" if selector == ANYWHERE else f" ({selector})"
+    wishes = str(selector)
+    return f" ({wishes})" if wishes else ""
 
 
 def _devices(number: int) -> str:

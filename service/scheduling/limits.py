@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -21,7 +22,7 @@ class Tally:
     def __init__(self, policy: Policy, running: Iterable[RunningJob]) -> None:
         self._policy = policy
         self.is_limiting = bool(policy.user_limits or policy.tag_limits)
-        self._devices: Counter[tuple[str, str]] = Counter()
+        self._percent: Counter[tuple[str, str]] = Counter()  # hundredths of a device
         self._jobs: Counter[tuple[str, str]] = Counter()
         if self.is_limiting:
             for job in running:
@@ -30,8 +31,17 @@ class Tally:
     def add(self, job: RunningJob | WaitingJob) -> None:
         """One more job runs."""
         for what in self._counted(job):
-            self._devices[what] += job.num_devices
+            self._percent[what] += job.size_percent
             self._jobs[what] += 1
+
+    def most_devices(self, job: WaitingJob) -> int:
+        """The most devices that the job may start on, as far as limits go; at least what it needs, which is allowed."""
+        most = job.most_devices
+        for kind, name in self._counted(job) if self.is_limiting else ():
+            limit = self._limit(kind, name).running_devices
+            if limit is not None:
+                most = min(most, limit - math.ceil(self._percent[kind, name] / 100))
+        return max(most, job.num_devices)
 
     def allows(self, job: WaitingJob) -> bool:
         """Whether the job may start now, as far as limits go."""
@@ -41,17 +51,19 @@ class Tally:
         """Each limit that the job would pass if it started now, in words."""
         found = []
         for kind, name in self._counted(job):
-            limits = self._policy.user_limits if kind == "user" else self._policy.tag_limits
-            limit = limit_of(limits, name)
-            devices, jobs = self._devices[kind, name], self._jobs[kind, name]
-            if limit.running_devices is not None and devices + job.num_devices > limit.running_devices:
+            limit = self._limit(kind, name)
+            percent, more, jobs = self._percent[kind, name], job.size_percent, self._jobs[kind, name]
+            if limit.running_devices is not None and percent + more > 100 * limit.running_devices:
                 found.append(
-                    f"{kind} {name} may have {limit.running_devices} devices running and has {devices}:"
-                    f" {job.num_devices} more would be {devices + job.num_devices}"
+                    f"{kind} {name} may have {limit.running_devices} devices running and has {percent / 100:g}:"
+                    f" {more / 100:g} more would be {(percent + more) / 100:g}"
                 )
             if limit.running_jobs is not None and jobs >= limit.running_jobs:
                 found.append(f"{kind} {name} may have {limit.running_jobs} jobs running and has {jobs}")
         return found
+
+    def _limit(self, kind: str, name: str) -> Limit:
+        return limit_of(self._policy.user_limits if kind == "user" else self._policy.tag_limits, name)
 
     def _counted(self, job: RunningJob | WaitingJob) -> list[tuple[str, str]]:
         return [("user", job.user), *(("tag", tag) for tag in dict.fromkeys(job.tags))]

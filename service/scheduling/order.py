@@ -50,6 +50,8 @@ def in_order(jobs: Sequence[WaitingJob], usage: Mapping[str, float], now: float,
         user = job.user
         used = charged.get(user, 0.0)
         keyed.append((row[0], used / shares.get(user, 1.0), place))
-        charged[user] = used + job.num_devices * (job.duration_s or USUAL_DURATION_S)
+        share = job.selector.share
+        num_devices = job.num_devices if share is None else share.percent / 100
+        charged[user] = used + num_devices * (job.duration_s or USUAL_DURATION_S)
     keyed.sort()
     return [ordered[place] for place in map(itemgetter(2), keyed)]

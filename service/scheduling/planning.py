@@ -1,21 +1,24 @@
 """Planning: who starts now, on what. A pure function of the snapshot; `dispatch.py` and the simulator act on it.
 
 Jobs are considered in their order (`order.py`). One that cannot start keeps workers reserved, the first of each
-selector does; those behind it may overtake it as long as that does not delay it. Why a job waits and when it may start
-are computed when they are asked for (`explaining.py`, `expectations.py`), because most plans are never looked at.
+selector does; those behind it may overtake it as long as that does not delay it. One that takes a range of devices
+starts with what it can have now, and waits only for the least. Why a job waits and when it may start are computed when
+they are asked for (`explaining.py`, `expectations.py`), because most plans are never looked at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from .limits import Tally
 from .order import in_order
 from .pools import NOWHERE, Cluster, Pool
 from .reservations import Reservation, earliest
-from .rows import ANYWHERE, DEFAULT_POLICY, Part, Placed, Policy, Selector, Snapshot, WaitingJob
+from .rows import ANYWHERE, DEFAULT_POLICY, Part, Placed, Policy, Selector, Sharer, Snapshot, WaitingJob
+from .sharing import SharedDevice, crowd
 from .spanning import best_parts, fits, part_counts
 
 # Each keeps a worker from being used to the full: beyond a few kinds of requests the others wait without one.
@@ -43,11 +46,16 @@ class Plan:
 
     @cached_property
     def ends(self) -> dict[int, float]:
-        """When each job that holds devices is expected to end, what this plan starts included; infinite: unknown."""
+        """When each job that holds devices is expected to end, what this plan starts included; infinite: unknown.
+
+        The `crowd` of a shared device ends with the last of its jobs.
+        """
         now = self.snapshot.now
         known = {job.id: job.expected_end_at for job in self.snapshot.running}
         ends = {job_id: math.inf if end_at is None else max(end_at, now) for job_id, end_at in known.items()}
         ends.update(self._placed_ends)
+        for device_id, shared in self.cluster.shared.devices.items():
+            ends[crowd(device_id)] = max(ends.get(job_id, math.inf) for job_id in shared.sharers)
         return ends
 
     @cached_property
@@ -61,7 +69,7 @@ class Plan:
 
     def decide(self) -> None:
         """Place jobs, in order, until nothing more can be."""
-        if not self.cluster.num_free:
+        if not self.cluster.has_room():
             return
         now, is_limiting = self.snapshot.now, self.tally.is_limiting
         selector: Selector | None = None
@@ -71,7 +79,7 @@ class Plan:
             if job.selector is not selector:
                 selector = job.selector
                 pool = self.cluster.pool(selector)
-                most_free, has_reserved = pool.most_free(), selector in self._has_reserved
+                most_free, has_reserved = self.cluster.most_free(pool), selector in self._has_reserved
             # By far the most frequent case where thousands wait.
             may_span = job.num_nodes > 1 or job.may_spread
             if has_reserved and job.num_devices > most_free and not may_span:
@@ -80,11 +88,10 @@ class Plan:
                 continue
             if (may_span or job.num_devices > pool.largest) and not self.can_ever_fit(job, pool):
                 continue
-            if (may_span or job.num_devices <= most_free) and (workers := self._find(job, pool)):
-                self._place(job, workers)
-                if not self.cluster.num_free:
+            if (may_span or job.num_devices <= most_free) and self._start(job, pool):
+                if not self.cluster.has_room():
                     return
-                most_free = pool.most_free()
+                most_free = self.cluster.most_free(pool)
                 continue
             if not self.policy.backfill:
                 return
@@ -101,6 +108,34 @@ class Plan:
         if shape not in self._can_ever_fit:
             self._can_ever_fit[shape] = fits(job, self.cluster, pool.capacity)
         return self._can_ever_fit[shape]
+
+    def _start(self, job: WaitingJob, pool: Pool) -> bool:
+        """Place the job if it can be, on as many devices as it may have now."""
+        if job.selector.share is not None and (shared := self.find_shared(job, pool, self.reserved)) is not None:
+            self._join(job, shared)
+            return True
+        most = job.num_devices
+        if job.most_devices > most:
+            most = min(job.most_devices, pool.most_free(), self.tally.most_devices(job))
+        for number in range(most, job.num_devices - 1, -1):
+            sized = job if number == job.num_devices else replace(job, num_devices=number)
+            if workers := self._find(sized, pool):
+                self._place(sized, workers)
+                return True
+        return False
+
+    def find_shared(self, job: WaitingJob, pool: Pool, reserved: Mapping[int, Reservation]) -> SharedDevice | None:
+        """The shared device that a job with a share fits best, and that is not kept for others."""
+        end_at, share = self.end_of(job), job.selector.share
+        assert share is not None
+
+        def is_allowed(shared: SharedDevice) -> bool:
+            if shared.worker not in pool.capacity:
+                return False
+            kept = reserved.get(shared.worker)
+            return kept is None or kept.permits_share(share, shared, end_at, self.ends[crowd(shared.device.id)])
+
+        return next(self.cluster.shared.fitting(job.selector, is_allowed), None)
 
     def _find(self, job: WaitingJob, pool: Pool) -> Sequence[int]:
         """The workers for the parts of the job, mostly one; none if it cannot start."""
@@ -149,18 +184,40 @@ class Plan:
         return math.inf if job.duration_s is None else self.snapshot.now + job.duration_s
 
     def _place(self, job: WaitingJob, workers: Sequence[int]) -> None:
+        """Give the job free devices; the first of those who share one keeps the others' place."""
         end_at = self.end_of(job)
         size = job.num_devices // len(workers)
-        parts = []
+        parts, sharer = [], None
         for worker in workers:
-            device_ids = self.cluster.take(worker, job.selector, size, job.id)
+            if job.selector.share is None:
+                device_ids = self.cluster.take(worker, job.selector, size, job.id)
+            else:
+                device, sharer = self.cluster.take_share(worker, job.selector, job.id)
+                device_ids = (device.id,)
             parts.append(Part(self.cluster.workers[worker].id, device_ids))
             if worker in self.reserved:
                 self.reserved[worker].note_taken(size, end_at)
-        self.placed.append(Placed(job.id, tuple(parts)))
+        self._note(job, Placed(job.id, tuple(parts), sharer), end_at)
+
+    def _join(self, job: WaitingJob, shared: SharedDevice) -> None:
+        """Put the job onto a device that others are on."""
+        share, device, end_at = job.selector.share, shared.device, self.end_of(job)
+        assert share is not None
+        if (kept := self.reserved.get(shared.worker)) is not None:
+            kept.note_shared(share, shared, end_at, self.ends[crowd(device.id)])
+        sharer = Sharer(job.id, share.percent, share.memory_on(device))
+        self.cluster.join(shared.worker, device, sharer)
+        part = Part(self.cluster.workers[shared.worker].id, (device.id,))
+        self._note(job, Placed(job.id, (part,), sharer), end_at)
+
+    def _note(self, job: WaitingJob, placed: Placed, end_at: float) -> None:
+        self.placed.append(placed)
         self._placed_ends[job.id] = end_at
         if "ends" in self.__dict__:
             self.ends[job.id] = end_at
+            if placed.sharer is not None:
+                everyone = crowd(placed.device_ids[0])
+                self.ends[everyone] = max(end_at, self.ends.get(everyone, end_at))
         self.tally.add(job)
 
     def _reserve(self, job: WaitingJob, pool: Pool) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 
-from .rows import OfferedDevice, OfferingWorker, Selector
+from .rows import OfferedDevice, OfferingWorker, Selector, Sharer
+from .sharing import SharedDevices, crowd
 
 NOWHERE = -1
 
@@ -119,12 +120,21 @@ class Cluster:
     def __init__(self, workers: Iterable[OfferingWorker]) -> None:
         self.workers = sorted(workers, key=lambda worker: worker.id)
         self.free: list[list[OfferedDevice]] = []
-        self.taken: list[dict[int, tuple[OfferedDevice, int]]] = []  # by id, with the job that holds it
-        for worker in self.workers:
+        # By id, with the job that holds it, or with the `crowd` of a shared one.
+        self.taken: list[dict[int, tuple[OfferedDevice, int]]] = []
+        self.shared = SharedDevices()
+        for index, worker in enumerate(self.workers):
             # One in quarantine is not there, even while a job holds it: nobody gets it after that.
             devices = sorted((each for each in worker.devices if each.quarantined is None), key=_by_id)
-            self.free.append([device for device in devices if device.job_id is None])
-            self.taken.append({device.id: (device, device.job_id) for device in devices if device.job_id is not None})
+            free = [device for device in devices if device.job_id is None]
+            taken = {device.id: (device, device.job_id) for device in devices if device.job_id is not None}
+            for device in [device for device in free if device.sharers]:
+                free.remove(device)
+                taken[device.id] = (device, crowd(device.id))
+                for sharer in device.sharers:
+                    self.shared.add(index, device, sharer)
+            self.free.append(free)
+            self.taken.append(taken)
         self.num_free = sum(
             len(free) for worker, free in zip(self.workers, self.free, strict=True) if worker.drained is None
         )
@@ -136,6 +146,17 @@ class Cluster:
         if pool is None:
             pool = self._pools[selector] = self._make_pool(selector)
         return pool
+
+    def has_room(self) -> bool:
+        """Whether anything is left for anyone."""
+        return self.num_free > 0 or self.shared.has_room
+
+    def most_free(self, pool: Pool) -> int:
+        """Free devices of the worker that has most; 1 also where a share of a device is asked for and left."""
+        number = pool.most_free()
+        if pool.selector.share is None or number:
+            return number
+        return int(any(self.shared.fitting(pool.selector, lambda shared: shared.worker in pool.capacity)))
 
     def drained_pool(self, selector: Selector) -> Pool:
         """As `pool`, of the workers of drained nodes; made anew each time."""
@@ -158,6 +179,29 @@ class Cluster:
         self._tell_pools(worker, chosen, -1)
         return tuple(device.id for device in chosen)
 
+    def join(self, worker: int, device: OfferedDevice, sharer: Sharer) -> None:
+        """Put a job onto a device that is shared."""
+        self.shared.add(worker, device, sharer)
+
+    def take_share(self, worker: int, selector: Selector, job_id: int) -> tuple[OfferedDevice, Sharer]:
+        """Make a free device a shared one, with this job on it."""
+        assert selector.share is not None
+        [device_id] = self.take(worker, selector, 1, job_id)
+        device = self.taken[worker][device_id][0]
+        sharer = Sharer(job_id, selector.share.percent, selector.share.memory_on(device))
+        self.taken[worker][device_id] = (device, crowd(device_id))
+        self.shared.add(worker, device, sharer)
+        return device, sharer
+
+    def leave(self, worker: int, device_id: int, job_id: int) -> None:
+        """A job leaves a shared device; with the last one it is free again."""
+        if self.shared.remove(device_id, job_id):
+            self.give_back(worker, [device_id])
+
+    def jobs_of(self, holder: int) -> list[int]:
+        """The jobs that a holder stands for."""
+        return [holder] if holder >= 0 else list(self.shared.devices[crowd(holder)].sharers)
+
     def give_back(self, worker: int, device_ids: Iterable[int]) -> None:
         """The devices are free again."""
         freed = [self.taken[worker].pop(device_id)[0] for device_id in device_ids]
@@ -165,7 +209,7 @@ class Cluster:
         self._tell_pools(worker, freed, +1)
 
     def holders(self, worker: int, selector: Selector) -> list[int]:
-        """The jobs that hold devices of a worker that would do, once for each device."""
+        """Who holds devices of a worker that would do, once for each device: a job, or the `crowd` of a shared one."""
         taken = self.taken[worker].values()
         if selector.is_about_devices:
             return [job_id for device, job_id in taken if selector.accepts(device)]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .pools import Cluster, Pool
-from .rows import WaitingJob
+from .rows import OfferedDevice, Share, Sharer, WaitingJob
+from .sharing import SharedDevice, is_enough, room_in_time
 from .spanning import first_of_each_node, part_counts
 
 
@@ -29,13 +30,58 @@ class Reservation:
     num_spare: int  # devices free at `start_at` that the job does not need
 
     def permits(self, num_devices: int, end_at: float) -> bool:
-        """Whether a job that takes so many devices of the worker now, until then, delays nobody."""
-        return (end_at <= self.start_at < math.inf) or num_devices <= self.num_spare
+        """Whether a job that takes so many free devices of the worker now, until then, delays nobody."""
+        return self._is_over(end_at) or num_devices <= self.num_spare
 
     def note_taken(self, num_devices: int, end_at: float) -> None:
-        """A job took devices of the worker."""
-        if not end_at <= self.start_at < math.inf:
+        """A job took free devices of the worker."""
+        if not self._is_over(end_at):
             self.num_spare -= num_devices
+
+    def permits_share(self, share: Share, shared: SharedDevice, end_at: float, free_at: float) -> bool:
+        """Whether a job that comes onto a shared device of the worker now, until then, delays nobody.
+
+        Args:
+            free_at: when the last of those who are on it ends.
+        """
+        return not self._keeps_busy(end_at, free_at) or self.num_spare > 0
+
+    def note_shared(self, share: Share, shared: SharedDevice, end_at: float, free_at: float) -> None:
+        """A job came onto a shared device of the worker."""
+        if self._keeps_busy(end_at, free_at):
+            self.num_spare -= 1
+
+    def _is_over(self, end_at: float) -> bool:
+        return end_at <= self.start_at < math.inf
+
+    def _keeps_busy(self, end_at: float, free_at: float) -> bool:
+        """Whether a device that was to be free at `start_at` will not be."""
+        return free_at <= self.start_at and not self._is_over(end_at)
+
+
+@dataclass
+class ShareReservation(Reservation):
+    """A claim on a part of a shared device; whole devices of the worker are anyone's."""
+
+    device_id: int
+    spare: Sharer  # what will be left of the device
+
+    def permits(self, num_devices: int, end_at: float) -> bool:
+        """See `Reservation.permits`: had there been a free one that would do, the job would have started."""
+        return True
+
+    def note_taken(self, num_devices: int, end_at: float) -> None:
+        """See `Reservation.note_taken`."""
+
+    def permits_share(self, share: Share, shared: SharedDevice, end_at: float, free_at: float) -> bool:
+        """See `Reservation.permits_share`."""
+        is_another = shared.device.id != self.device_id
+        return is_another or self._is_over(end_at) or is_enough(self.spare, share, shared.device)
+
+    def note_shared(self, share: Share, shared: SharedDevice, end_at: float, free_at: float) -> None:
+        """See `Reservation.note_shared`."""
+        if shared.device.id == self.device_id and not self._is_over(end_at):
+            self.spare = _left(self.spare, share, shared.device)
 
 
 def earliest(
@@ -47,6 +93,10 @@ def earliest(
         ends: when each job that holds devices is expected to end; infinite or missing where nobody knows.
     """
     prospects = _Prospects(pool, cluster, ends, reserved)
+    if job.selector.share is not None and (shared := _earliest_share(job, pool, cluster, ends, reserved)) is not None:
+        whole = prospects.first(1, 1)
+        if not whole or shared.start_at <= whole[0].start_at:
+            return [shared]
     found = []
     for num_parts in part_counts(job):
         if chosen := prospects.first(job.num_devices // num_parts, num_parts):
@@ -115,3 +165,30 @@ class _Prospects:
                 known.pop()
             self._known[worker] = known
         return known
+
+
+def _earliest_share(
+    job: WaitingJob, pool: Pool, cluster: Cluster, ends: Mapping[int, float], reserved: Mapping[int, Reservation]
+) -> ShareReservation | None:
+    share = job.selector.share
+    assert share is not None
+    best: tuple[tuple[float, int, int], SharedDevice, Sharer] | None = None
+    for device_id, shared in cluster.shared.devices.items():
+        device = shared.device
+        if shared.worker not in pool.capacity or shared.worker in reserved or not job.selector.accepts(device):
+            continue
+        stays = [(ends.get(job_id, math.inf), each) for job_id, each in shared.sharers.items()]
+        enough = ((at, room) for at, room in room_in_time(device, -math.inf, stays) if is_enough(room, share, device))
+        start_at, room = next(enough, (math.inf, shared.room))
+        # Of those nobody knows, the one with most room already: it never gets further away.
+        rank = (start_at, -shared.room.percent if start_at == math.inf else 0, device_id)
+        if best is None or rank < best[0]:
+            best = rank, shared, _left(room, share, device) if start_at < math.inf else Sharer(0, 0)
+    if best is None:
+        return None
+    (start_at, _order, device_id), shared, spare = best
+    return ShareReservation(job.id, shared.worker, start_at, 0, device_id, spare)
+
+
+def _left(room: Sharer, share: Share, device: OfferedDevice) -> Sharer:
+    return Sharer(0, room.percent - share.percent, room.memory_bytes - share.memory_on(device))

@@ -53,19 +53,48 @@ class Dependency:
 
 
 @dataclass(frozen=True, slots=True)
+class Sharer:
+    """A job that is on a device together with others, and what it has of it."""
+
+    job_id: int
+    percent: int
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class OfferedDevice:
-    """A device of a worker; `job_id` is the job that holds it now."""
+    """A device of a worker; `job_id` is the job that holds all of it now, `sharers` are those that hold a part."""
 
     id: int
     job_id: int | None = None
     name: str = CPU  # the model, as the driver names it: "NVIDIA H100 80GB HBM3"
     memory_bytes: int | None = None
     quarantined: str | None = None  # why it takes nothing new
+    sharers: tuple[Sharer, ...] = ()
 
     @property
     def is_cpu(self) -> bool:
         """Whether it is a CPU stand-in; its name begins with its kind."""
         return self.name.startswith(CPU)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody is on it."""
+        return self.job_id is None and not self.sharers
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of one device that a job asks for; memory of None: as large a part of the memory."""
+
+    percent: int
+    memory_bytes: int | None = None
+
+    def memory_on(self, device: OfferedDevice) -> int:
+        """The bytes that it takes of a device's memory; none of an unknown one."""
+        if device.memory_bytes is None:
+            return 0
+        return device.memory_bytes * self.percent // 100 if self.memory_bytes is None else self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +117,18 @@ class OfferingWorker:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which devices of which nodes a job may run on; the default is any."""
+    """Which devices of which nodes a job may run on, and what part of one; the default is any, as a whole."""
 
     device_type: str = ""  # "h100", "rtx 4090", "cpu"
     memory_bytes: int = 0
     labels: tuple[tuple[str, str], ...] = ()
     exclude: tuple[str, ...] = ()  # names of nodes or workers
+    share: Share | None = None  # None: whole devices
 
     @property
     def is_about_devices(self) -> bool:
         """Whether devices of one worker may differ in whether they will do."""
-        return bool(self.device_type or self.memory_bytes)
+        return bool(self.device_type or self.memory_bytes or (self.share and self.share.memory_bytes))
 
     def allows(self, worker: OfferingWorker) -> bool:
         """Whether the job may run on this worker, as far as it has the devices."""
@@ -110,11 +140,14 @@ class Selector:
         """Whether the device is of the kind and has the memory; one of unknown memory has none."""
         if self.memory_bytes and (device.memory_bytes or 0) < self.memory_bytes:
             return False
+        if self.share is not None and self.share.memory_on(device) > (device.memory_bytes or 0):
+            return False
         return not self.device_type or _words(self.device_type) <= _words(device.name)
 
     def __str__(self) -> str:
         wishes = [f"type {self.device_type}"] if self.device_type else []
-        wishes += [f"{self.memory_bytes / 1e9:g} GB of memory"] if self.memory_bytes else []
+        memory_bytes = self.memory_bytes or (self.share.memory_bytes if self.share else 0)
+        wishes += [f"{memory_bytes / 1e9:g} GB of memory"] if memory_bytes else []
         wishes += [f"{key}={value}" for key, value in self.labels]
         wishes += [f"not on {name}" for name in self.exclude]
         return ", ".join(wishes)
@@ -134,7 +167,7 @@ class WaitingJob:
     """A job in the queue, as much of it as placing needs."""
 
     id: int
-    num_devices: int
+    num_devices: int  # that it needs, at the least
     priority: int
     submitted_at: float
     user: str = ""
@@ -148,11 +181,18 @@ class WaitingJob:
     num_nodes: int = 1  # so many equal parts, each on another node
     may_spread: bool = False  # if no worker has enough: the fewest equal parts that fit
     can_spread: bool = False  # that could be allowed: its devices need not be on one node
+    most_devices: int = 0  # that it takes where one worker has as many free; 0: no more than it needs
 
     @property
     def may_span(self) -> bool:
         """Whether it may get devices of several nodes."""
         return self.num_nodes > 1 or self.may_spread
+
+    @property
+    def size_percent(self) -> int:
+        """What it needs, in hundredths of a device."""
+        share = self.selector.share
+        return 100 * self.num_devices if share is None else share.percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +204,12 @@ class RunningJob:
     user: str = ""
     tags: tuple[str, ...] = ()
     expected_end_at: float | None = None  # None: nobody knows
+    share_percent: int = 100  # of each
+
+    @property
+    def size_percent(self) -> int:
+        """What it holds, in hundredths of a device."""
+        return self.share_percent * self.num_devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +269,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A decision: this job runs on these devices, a part on each worker; the part of node rank 0 comes first."""
+    """A decision: this job runs on these devices, a part on each worker; the part of node rank 0 comes first.
+
+    Args:
+        sharer: what it has of the only device, where that is not all of it.
+    """
 
     job_id: int
     parts: tuple[Part, ...]
+    sharer: Sharer | None = None
 
     @property
     def device_ids(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from hypothesis import settings
@@ -18,10 +18,13 @@ from dljobs.service.scheduling.rows import (
     Limit,
     OfferedDevice,
     OfferingWorker,
+    Placed,
     Policy,
     Progress,
     RunningJob,
     Selector,
+    Share,
+    Sharer,
     Snapshot,
     WaitingJob,
 )
@@ -64,7 +67,10 @@ dependencies = st.builds(
     condition=st.sampled_from(Condition),
     progress=st.sampled_from(Progress),
 )
-waiting_jobs = st.builds(
+shares = st.builds(
+    Share, percent=st.sampled_from([10, 25, 50, 50, 75]), memory_bytes=st.sampled_from([None, None, 30_000_000_000])
+)
+whole_jobs = st.builds(
     WaitingJob,
     id=st.integers(1, 999),
     num_devices=st.integers(1, 6),
@@ -81,6 +87,18 @@ waiting_jobs = st.builds(
 )
 
 
+@st.composite
+def waiting_jobs(draw: st.DrawFn) -> WaitingJob:
+    """A job of so many devices, of a range of them, or of a part of one."""
+    drawn = draw(whole_jobs)
+    match draw(st.sampled_from(["whole", "range", "share"])):
+        case "range":
+            return replace(drawn, most_devices=drawn.num_devices + draw(st.integers(1, 4)))
+        case "share":
+            return replace(drawn, num_devices=1, selector=replace(drawn.selector, memory_bytes=0, share=draw(shares)))
+    return drawn
+
+
 def _spanning(job: WaitingJob, num_nodes: int, size: int) -> WaitingJob:
     """The job over several nodes: exactly so many, or (1) as it fits. On one named node there never are several."""
     labels = tuple(label for label in job.selector.labels if label[0] != "node")
@@ -89,20 +107,52 @@ def _spanning(job: WaitingJob, num_nodes: int, size: int) -> WaitingJob:
     return replace(job, selector=selector, num_devices=number, num_nodes=num_nodes, may_spread=num_nodes == 1)
 
 
-spanning_jobs = st.builds(_spanning, waiting_jobs, st.sampled_from([1, 2, 2, 3]), st.integers(1, 3))
-queues = st.lists(st.one_of(waiting_jobs, waiting_jobs, spanning_jobs), max_size=12, unique_by=lambda job: job.id)
+spanning_jobs = st.builds(_spanning, whole_jobs, st.sampled_from([1, 2, 2, 3]), st.integers(1, 3))
+queues = st.lists(st.one_of(waiting_jobs(), waiting_jobs(), spanning_jobs), max_size=12, unique_by=lambda job: job.id)
+
+
+def _running(job_id: int, num_devices: int, share_percent: int) -> st.SearchStrategy[RunningJob]:
+    return st.builds(
+        RunningJob,
+        id=st.just(job_id),
+        num_devices=st.just(num_devices),
+        user=st.sampled_from(USERS),
+        tags=st.just(()),
+        expected_end_at=st.sampled_from([None, NOW - 5, NOW + 20, NOW + 40, NOW + 900]),
+        share_percent=st.just(share_percent),
+    )
+
+
+def is_within(device: OfferedDevice) -> bool:
+    """Whether those who are on a device have no more than there is, and nobody has all of it beside them."""
+    percent = sum(each.percent for each in device.sharers)
+    memory_bytes = sum(each.memory_bytes for each in device.sharers)
+    is_alone = device.job_id is None or not device.sharers
+    return is_alone and percent <= 100 and memory_bytes <= (device.memory_bytes or 0)
 
 
 @st.composite
 def clusters(draw: st.DrawFn) -> tuple[list[OfferingWorker], list[RunningJob]]:
-    """Workers of up to 6 devices, and jobs that hold some: each on one worker, each known."""
+    """Workers of a few devices, and jobs that hold some, or parts of some: each on one worker, each known."""
     workers, running = [], []
     device_id = job_id = 0
     for number in range(1, draw(st.integers(0, 4)) + 1):
         devices: list[OfferedDevice] = []
         is_cpu = draw(st.booleans())
-        for size, is_held in draw(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=4)):
+        for size, is_held in draw(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=4)):
             model = draw(st.sampled_from([name for name in MODELS if (name == CPU) == is_cpu]))
+            if not size:
+                device_id += 1
+                device = OfferedDevice(device_id, None, model, MODELS[model])
+                sharers = []
+                for share in draw(st.lists(shares, min_size=1, max_size=3)):
+                    sharer = Sharer(FIRST_RUNNING_ID + job_id + 1, share.percent, share.memory_on(device))
+                    if is_within(replace(device, sharers=(*sharers, sharer))):
+                        sharers.append(sharer)
+                        job_id += 1
+                        running.append(draw(_running(sharer.job_id, 1, sharer.percent)))
+                devices.append(replace(device, sharers=tuple(sharers)))
+                continue
             job_id += is_held
             holder = FIRST_RUNNING_ID + job_id if is_held else None
             for _ in range(size):
@@ -110,8 +160,7 @@ def clusters(draw: st.DrawFn) -> tuple[list[OfferingWorker], list[RunningJob]]:
                 why = draw(st.sampled_from([None, None, None, None, "it does not answer"]))
                 devices.append(OfferedDevice(device_id, holder, model, MODELS[model], why))
             if holder is not None:
-                ends = draw(st.sampled_from([None, NOW - 5, NOW + 20, NOW + 40, NOW + 900]))
-                running.append(RunningJob(holder, size, draw(st.sampled_from(USERS)), (), ends))
+                running.append(draw(_running(holder, size, 100)))
         labels = draw(st.sampled_from([{}, {}, {"zone": "north"}]))
         drained = draw(st.sampled_from([None, None, None, "a fan is broken"]))
         workers.append(OfferingWorker(number, f"w{number}", tuple(devices), f"n{number}", labels, drained))
@@ -130,28 +179,53 @@ def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
     """The snapshot once the plan has been carried out: what it placed runs."""
     jobs = {job.id: job for job in snapshot.waiting}
     placed = {placed.job_id: placed for placed in plan.placed}
-    holder = {device_id: placed.job_id for placed in plan.placed for device_id in placed.device_ids}
     started = [
-        RunningJob(job.id, job.num_devices, job.user, job.tags, job.duration_s and snapshot.now + job.duration_s)
-        for job in (jobs[job_id] for job_id in placed)
+        RunningJob(
+            job_id,
+            len(each.device_ids),
+            jobs[job_id].user,
+            jobs[job_id].tags,
+            jobs[job_id].duration_s and snapshot.now + jobs[job_id].duration_s,
+            100 if each.sharer is None else each.sharer.percent,
+        )
+        for job_id, each in placed.items()
     ]
     return replace(
         snapshot,
         waiting=[job for job in snapshot.waiting if job.id not in placed],
-        workers=hold(snapshot.workers, holder),
+        workers=hold(snapshot.workers, plan.placed),
         running=[*snapshot.running, *started],
     )
 
 
-def hold(workers: Sequence[OfferingWorker], holder: Mapping[int, int | None]) -> list[OfferingWorker]:
-    """The workers with these devices (by id) held by these jobs, or free."""
-    return [
-        replace(
-            worker,
-            devices=tuple(replace(device, job_id=holder.get(device.id, device.job_id)) for device in worker.devices),
-        )
-        for worker in workers
-    ]
+def hold(workers: Sequence[OfferingWorker], decided: Sequence[Placed]) -> list[OfferingWorker]:
+    """The workers with the devices of these placements held by their jobs."""
+
+    def taken(device: OfferedDevice) -> OfferedDevice:
+        for placed in decided:
+            if device.id in placed.device_ids:
+                sharers = (*device.sharers, placed.sharer) if placed.sharer else device.sharers
+                assert placed.sharer or device.is_free
+                device = replace(device, job_id=None if placed.sharer else placed.job_id, sharers=sharers)
+        return device
+
+    return _with_devices(workers, taken)
+
+
+def without(workers: Sequence[OfferingWorker], job_ids: Container[int]) -> list[OfferingWorker]:
+    """The workers once these jobs have ended."""
+
+    def left(device: OfferedDevice) -> OfferedDevice:
+        sharers = tuple(each for each in device.sharers if each.job_id not in job_ids)
+        return replace(device, job_id=None if device.job_id in job_ids else device.job_id, sharers=sharers)
+
+    return _with_devices(workers, left)
+
+
+def _with_devices(
+    workers: Sequence[OfferingWorker], changed: Callable[[OfferedDevice], OfferedDevice]
+) -> list[OfferingWorker]:
+    return [replace(worker, devices=tuple(map(changed, worker.devices))) for worker in workers]
 
 
 def is_usable(device: OfferedDevice) -> bool:
@@ -163,7 +237,8 @@ def idle_worker(worker_id: int, selector: Selector, num_devices: int) -> Offerin
     """A worker that has just what the selector asks for, and nothing else to do."""
     wanted = selector.device_type.lower()
     model = next((name for name in reversed(MODELS) if wanted in name.lower()), "cpu")
-    memory = max(selector.memory_bytes, 10**9)
+    declared = selector.share.memory_bytes if selector.share else None
+    memory = max(selector.memory_bytes, declared or 0, 10**9)
     devices = tuple(OfferedDevice(worker_id * 100 + n, None, model, memory) for n in range(num_devices))
     labels = {key: value for key, value in selector.labels if key != "node"}
     node = next((value for key, value in selector.labels if key == "node"), f"spare{worker_id}")

@@ -22,9 +22,12 @@ from dljobs.service.scheduling.rows import (
     Policy,
     Progress,
     Selector,
+    Share,
+    Sharer,
     Snapshot,
     WaitingJob,
 )
+from dljobs.service.scheduling.sharing import is_enough, room_of
 
 from .clusters import MANY, NOW, carried_out, idle_workers, is_usable, job, policies, runs, snapshots, worker
 
@@ -116,14 +119,21 @@ def test_reasons_are_true(snapshot: Snapshot, policy: Policy) -> None:
 
 
 def _devices_for(waiting: WaitingJob, workers: Sequence[OfferingWorker]) -> tuple[int, int]:
-    """The most devices that one worker has for it: free, and at all."""
+    """The most devices that one worker has for it: free (of a share: or with enough left), and at all."""
     free, most = 0, 0
     for each in workers:
         if each.drained is None and waiting.selector.allows(each):
             fitting = [device for device in filter(is_usable, each.devices) if waiting.selector.accepts(device)]
             most = max(most, len(fitting))
-            free = max(free, sum(device.job_id is None for device in fitting))
+            free = max(free, sum(_has_room(device, waiting) for device in fitting))
     return free, most
+
+
+def _has_room(device: OfferedDevice, waiting: WaitingJob) -> bool:
+    share = waiting.selector.share
+    if device.is_free or share is None:
+        return device.is_free
+    return device.job_id is None and is_enough(room_of(device, device.sharers), share, device)
 
 
 def _fits(waiting: WaitingJob, workers: Sequence[OfferingWorker]) -> tuple[bool, bool]:
@@ -134,7 +144,7 @@ def _fits(waiting: WaitingJob, workers: Sequence[OfferingWorker]) -> tuple[bool,
         for each in workers:
             if each.drained is None and each.devices and waiting.selector.allows(each):
                 usable = filter(is_usable, each.devices)
-                able = [d for d in usable if waiting.selector.accepts(d) and not (is_free and d.job_id)]
+                able = [d for d in usable if waiting.selector.accepts(d) and (not is_free or _has_room(d, waiting))]
                 place = (each.devices[0].is_cpu, each.node)
                 room[place] = max(room.get(place, 0), len(able))
         ways = range(1, waiting.num_devices + 1) if waiting.may_spread else [waiting.num_nodes]
@@ -158,9 +168,15 @@ def test_the_numbers_in_the_sentences(snapshot: Snapshot, policy: Policy) -> Non
     after = carried_out(snapshot, result)
     for each in after.waiting:
         texts = {reason.code: reason.text for reason in explainer.reasons(each.id)}
-        if text := texts.get(ReasonCode.RESOURCES):
+        text = texts.get(ReasonCode.RESOURCES)
+        if text and each.selector.share is not None:
+            assert text.startswith(f"it needs {each.selector.share.percent / 100:g} of a device")
+            left = re.search(r"has (\d\S*)(?: and (-?\S+) GB of memory)? left", text)
+            rooms = [room_of(d, d.sharers) for w in after.workers for d in w.devices if d.sharers]
+            assert (left is None) or (float(left[1]) in [room.percent / 100 for room in rooms])
+        elif text:
             best = r"node \w+ has" if each.may_span else r"the best worker, \w+, has"
-            numbers = re.match(rf"it needs (\d+) devices?.*; {best} (\d+) free", text)
+            numbers = re.match(rf"it needs (?:at least )?(\d+) devices?.*; {best} (\d+) free", text)
             assert numbers
             assert int(numbers[1]) == each.num_devices
             assert int(numbers[2]) == _devices_for(each, after.workers)[0]
@@ -228,6 +244,35 @@ def test_who_holds_the_devices_and_until_when() -> None:
         "1 job is ahead (1); the 3 devices free on w1 are kept for job 1, which starts in about 12m00s:"
         " a job that ends before can run there (--time)"
     )
+
+
+def test_what_is_left_of_a_shared_device() -> None:
+    half, most = Selector(share=Share(50)), Selector(share=Share(75, 8 * 10**9))
+    sharers = (Sharer(8, 25, 20 * 10**9), Sharer(9, 50, 40 * 10**9))
+    device = OfferedDevice(11, None, "h100", 80 * 10**9, sharers=sharers)
+    running = [runs(8), runs(9, for_s=60.0)]
+    snapshot = Snapshot(
+        NOW, [job(1, selector=half), job(2, selector=most)], [OfferingWorker(1, "w1", (device,))], running
+    )
+    assert [reason.text for reason in explain(snapshot, 1)] == [
+        "it needs 0.5 of a device; no device is free, and of the shared ones the best, on w1, has 0.25 and 20 GB of"
+        " memory left (held by jobs 8, 9; job 9 ends in about 1m00s); w1 is kept for it and has enough in about 1m00s"
+    ]
+    resources, priority = explain(snapshot, 2)
+    assert resources.text.startswith("it needs 0.75 of a device (8 GB of memory); no device is free")
+    assert priority.text == "1 job is ahead (1)"
+
+
+def test_a_whole_job_never_meets_a_shared_one() -> None:
+    device = OfferedDevice(11, None, "h100", None, sharers=(Sharer(8, 25),))
+    [reason] = explain(Snapshot(NOW, [job(1)], [OfferingWorker(1, "w1", (device,))], [runs(8)]), 1)
+    assert reason.text == "it needs 1 device; the best worker, w1, has 0 free (held by job 8)"
+
+
+def test_a_range_waits_for_its_least() -> None:
+    waiting = job(1, 2, most_devices=8)
+    [reason] = explain(Snapshot(NOW, [waiting], [worker(1, None, 9, 9)], [runs(9, 2)]), 1)
+    assert reason.text.startswith("it needs at least 2 devices (2-8 were asked for); the best worker, w1, has 1 free")
 
 
 def test_a_kind_that_nobody_has() -> None:

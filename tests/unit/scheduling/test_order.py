@@ -11,7 +11,7 @@ from dljobs.service.scheduling.order import effective_priority, in_order, overta
 from dljobs.service.scheduling.planning import plan
 from dljobs.service.scheduling.rows import Policy, RunningJob, Snapshot, WaitingJob
 
-from .clusters import MANY, NOW, USERS, hold, job, policies, queues, worker
+from .clusters import MANY, NOW, USERS, hold, job, policies, queues, without, worker
 
 FIFO = Policy(fair_share=False)
 
@@ -61,7 +61,7 @@ def test_a_large_job_of_no_priority_starts_within_the_bound() -> None:
     for turn in range(100):
         now = NOW + 180 * turn
         over = {each.id for each in running if (each.expected_end_at or 0) <= now}
-        workers = hold(workers, {d.id: None for w in workers for d in w.devices if d.job_id in over})
+        workers = without(workers, over)
         running = [each for each in running if each.id not in over]
         new = [job(turn * 4 + n + 2, 1, priority=100, submitted_at=now, duration_s=180.0) for n in range(4)]
         waiting = [*waiting, *new]
@@ -70,7 +70,7 @@ def test_a_large_job_of_no_priority_starts_within_the_bound() -> None:
         if 1 in placed:
             assert 6000 <= now - NOW <= overtaking_bound_s(0, policy) + 180.0
             return
-        workers = hold(workers, {one: each.job_id for each in result.placed for one in each.device_ids})
+        workers = hold(workers, result.placed)
         running += [RunningJob(one.id, 1, one.user, (), now + 180.0) for one in waiting if one.id in placed]
         waiting = [one for one in waiting if one.id not in placed]
     raise AssertionError("it never started")

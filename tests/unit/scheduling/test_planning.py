@@ -15,11 +15,15 @@ from dljobs.service.scheduling.limits import limit_of
 from dljobs.service.scheduling.planning import is_ready, plan
 from dljobs.service.scheduling.rows import (
     ANYWHERE,
+    Limit,
+    OfferedDevice,
     OfferingWorker,
     Part,
     Policy,
     RunningJob,
     Selector,
+    Share,
+    Sharer,
     Snapshot,
     WaitingJob,
 )
@@ -30,29 +34,30 @@ from .clusters import (
     carried_out,
     clusters,
     durations,
-    hold,
+    is_usable,
+    is_within,
     job,
     policies,
     queues,
     runs,
     snapshots,
+    without,
     worker,
 )
 
 
 @MANY
 @given(snapshots(), policies)
-def test_devices_are_given_once_and_a_gang_is_whole(snapshot: Snapshot, policy: Policy) -> None:
+def test_a_job_gets_devices_that_are_free_and_that_it_asked_for(snapshot: Snapshot, policy: Policy) -> None:
     result = plan(snapshot, policy)
-    given_out = [device_id for placed in result.placed for device_id in placed.device_ids]
-    assert len(given_out) == len(set(given_out))
     workers = {worker.id: worker for worker in snapshot.workers}
     jobs = {job.id: job for job in snapshot.waiting}
     assert len({placed.job_id for placed in result.placed}) == len(result.placed)
     for placed in result.placed:
         job = jobs[placed.job_id]
         assert is_ready(job, NOW)
-        assert len(placed.device_ids) == job.num_devices
+        assert job.num_devices <= len(placed.device_ids) <= max(job.most_devices, job.num_devices)
+        assert len(set(placed.device_ids)) == len(placed.device_ids)
         assert len({len(part.device_ids) for part in placed.parts}) == 1, "the parts are equal"
         assert len({workers[part.worker_id].node for part in placed.parts}) == len(placed.parts)
         assert len({workers[part.worker_id].devices[0].is_cpu for part in placed.parts}) == 1
@@ -60,10 +65,40 @@ def test_devices_are_given_once_and_a_gang_is_whole(snapshot: Snapshot, policy: 
         for part in placed.parts:
             on = workers[part.worker_id]
             devices = {device.id: device for device in on.devices}
-            assert all(devices[device_id].job_id is None for device_id in part.device_ids)
             assert on.drained is None
             assert job.selector.allows(on)
             assert all(job.selector.accepts(devices[device_id]) for device_id in part.device_ids)
+
+
+@MANY
+@given(snapshots(), policies)
+def test_a_device_is_one_jobs_or_shared_within_what_it_has(snapshot: Snapshot, policy: Policy) -> None:
+    result = plan(snapshot, policy)
+    shares = {job.id: job.selector.share for job in snapshot.waiting}
+    for placed in result.placed:
+        share = shares[placed.job_id]
+        assert (placed.sharer is None) == (share is None)
+        if share is not None and placed.sharer is not None:
+            assert placed.sharer.percent == share.percent
+            assert len(placed.device_ids) == 1
+    for each in carried_out(snapshot, result).workers:
+        assert all(map(is_within, each.devices))
+
+
+@MANY
+@given(snapshots(), policies)
+def test_a_range_takes_the_most_that_one_worker_has_for_it(snapshot: Snapshot, policy: Policy) -> None:
+    [alone] = [replace(job, id=1) for job in snapshot.waiting[:1]] or [job(1)]
+    alone = replace(alone, held=False, begin_at=None, eligible_at=None, after=())
+    result = plan(replace(snapshot, waiting=[alone]), replace(policy, user_limits={}, tag_limits={}))
+    free = [
+        sum(device.is_free and is_usable(device) and alone.selector.accepts(device) for device in worker.devices)
+        for worker in snapshot.workers
+        if worker.drained is None and alone.selector.allows(worker)
+    ]
+    most = min(max(free, default=0), max(alone.most_devices, alone.num_devices))
+    if alone.selector.share is None and not alone.may_span:
+        assert [len(placed.device_ids) for placed in result.placed] == ([most] if most >= alone.num_devices else [])
 
 
 @MANY
@@ -72,17 +107,18 @@ def test_limits_are_kept(snapshot: Snapshot, policy: Policy) -> None:
     result = plan(snapshot, policy)
     placed = {placed.job_id for placed in result.placed}
     started = [job for job in snapshot.waiting if job.id in placed]
+    sizes = {one.job_id: one.sharer.percent if one.sharer else 100 * len(one.device_ids) for one in result.placed}
     for kind, limits in (("user", policy.user_limits), ("tag", policy.tag_limits)):
-        devices: Counter[str] = Counter()
+        devices: Counter[str] = Counter()  # in hundredths
         jobs: Counter[str] = Counter()
         for each in (*snapshot.running, *started):
             for name in (each.user,) if kind == "user" else set(each.tags):
-                devices[name] += each.num_devices
+                devices[name] += sizes.get(each.id, each.size_percent)
                 jobs[name] += 1
         names = {name for each in started for name in ((each.user,) if kind == "user" else each.tags)}
         for name in names:  # who started nothing may have had too much before
             limit = limit_of(limits, name)
-            assert limit.running_devices is None or devices[name] <= limit.running_devices
+            assert limit.running_devices is None or devices[name] <= 100 * limit.running_devices
             assert limit.running_jobs is None or jobs[name] <= limit.running_jobs
 
 
@@ -142,11 +178,10 @@ class _World:
             return False
         now = max(min(ends.values()), self.snapshot.now)
         over = {job_id for job_id, end_at in ends.items() if end_at <= now}
-        freed = {d.id: None for w in self.snapshot.workers for d in w.devices if d.job_id in over}
         self.snapshot = replace(
             self.snapshot,
             now=now,
-            workers=hold(self.snapshot.workers, freed),
+            workers=without(self.snapshot.workers, over),
             running=[job for job in self.snapshot.running if job.id not in over],
         )
         return True
@@ -248,6 +283,49 @@ def test_a_job_that_fills_a_node_takes_it() -> None:
 
 def test_devices_of_two_workers_are_never_one_placement() -> None:
     assert plan(Snapshot(NOW, [job(1, 3)], [worker(1, None, None), worker(2, None, None)])).placed == []
+
+
+def test_a_range_starts_with_what_is_free() -> None:
+    queue = [job(1, 2, most_devices=8), job(2, 1, most_devices=2), job(3, 1)]
+    result = plan(Snapshot(NOW, queue, [worker(1, 9, None, None, None), worker(2, None)], [runs(9)]))
+    assert [placed.device_ids for placed in result.placed] == [(11, 12, 13), (20,)]
+
+
+def test_a_range_keeps_only_its_least_reserved() -> None:
+    queue = [job(1, 2, most_devices=8), job(2, 1, duration_s=1e6)]
+    result = plan(Snapshot(NOW, queue, [worker(1, 9, 9, None)], [runs(9, 2, for_s=60.0)]))
+    assert [placed.job_id for placed in result.placed] == [2]
+    [reservation] = result.reservations_of(1)
+    assert (reservation.start_at, reservation.num_spare) == (NOW + 60, 0)
+
+
+def test_a_range_takes_no_more_than_a_limit_leaves() -> None:
+    policy = Policy(user_limits={"*": Limit(running_devices=3)})
+    result = plan(Snapshot(NOW, [job(1, 1, most_devices=4)], [worker(1, *[None] * 4)]), policy)
+    assert [len(placed.device_ids) for placed in result.placed] == [3]
+
+
+def test_shares_fill_a_device_before_the_next_is_opened() -> None:
+    quarter, most = Selector(share=Share(25)), Selector(share=Share(75))
+    queue = [job(1, selector=most), job(2, selector=quarter), job(3, selector=quarter), job(4)]
+    result = plan(Snapshot(NOW, queue, [worker(1, None, None)]))
+    assert {placed.job_id: placed.device_ids for placed in result.placed} == {1: (10,), 2: (10,), 3: (11,)}
+
+
+def test_a_whole_job_that_waits_is_not_kept_out_by_small_ones() -> None:
+    """Their device would never fall free if more came onto it all the time."""
+    half = Selector(share=Share(50))
+    shared = OfferedDevice(10, None, "cpu", None, sharers=(Sharer(9, 50),))
+    queue = [job(1), job(2, selector=half, duration_s=50.0), job(3, selector=half, duration_s=200.0)]
+    result = plan(Snapshot(NOW, queue, [OfferingWorker(1, "w1", (shared,))], [runs(9, for_s=100.0)]))
+    assert [placed.job_id for placed in result.placed] == [2]
+
+
+def test_shares_end_at_the_memory_of_the_device() -> None:
+    greedy = Selector(share=Share(10, memory_bytes=30 * 10**9))
+    device = OfferedDevice(10, None, "h100", 80 * 10**9)
+    result = plan(Snapshot(NOW, [job(n, selector=greedy) for n in range(1, 5)], [OfferingWorker(1, "w1", (device,))]))
+    assert [placed.job_id for placed in result.placed] == [1, 2]
 
 
 def test_a_job_that_fits_nowhere_blocks_nobody() -> None:
