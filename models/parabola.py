@@ -22,14 +22,16 @@ from .catalog import model
     optimizer="sgd",
     lr=0.001,
     print_every=1000,
-    expected="a sum of absolute errors below 0.2 on the ten points: 0.02 for each",
+    expected="a sum of absolute errors below 0.2 on the ten points, in seconds (on ddp without GPUs, in minutes)",
     reaches="test.loss<0.2",
 )
 class Parabola(nn.Module):
     """[n, 1] to [n, 1] through two sigmoids: y = v1·σ(w1·x + b1) + v2·σ(w2·x + b2) + c.
 
     Each neuron is an S-shaped step; a sum of two, one rising and one falling, has a valley. There is nothing else to
-    it, and it shows what training is: 100,000 small steps downhill, printed every 1,000.
+    it, and it shows what training is: 100,000 small steps downhill, printed every 1,000. One device takes seconds for
+    them. With DDP between processes each step waits for a message there and back, which lasts ten times as long as the
+    step itself: for seven numbers, more devices are only slower.
     """
 
     def __init__(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from dljobs.errors import CorruptArtifact
 from dljobs.service.settings import Settings
 
 from .opening import database_of, resolve_ids
@@ -48,6 +50,19 @@ def export(settings: Settings, *, job: str, output: Path, checkpoint: str, sourc
     say(
         f"wrote {output} ({size}): {artifact['name']}, run {artifact['run']}, epoch {artifact['epoch']} of job {job_id}"
     )
+    for name, kept in _stored_once(output).items():
+        say(
+            f"{name} is the same tensor as {kept} and stored once: safetensors.torch.load_model(model, FILE) gives both"
+        )
+
+
+def _stored_once(path: Path) -> dict[str, str]:
+    """The names that a model ties to another one, which the file has."""
+    from dljobs.service.tensors import FileSource, TensorFile
+
+    with suppress(CorruptArtifact):  # then it is at least what was stored
+        return TensorFile(FileSource(path)).aliases
+    return {}
 
 
 def _export_source(database: Database, job_id: int, output: Path, *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dljobs.service import child as child_process
 from dljobs.service.tables import blobs
@@ -243,6 +244,14 @@ def test_predict_of_values(dljobs, trained, monkeypatch, tmp_path):
     assert dljobs("predict", 1, "0.5", "--json").json["predictions"][0]["top"] is None
     assert "there is no folder" in dljobs("predict", 1, "0.5", "--grid", tmp_path / "none" / "x.png").err
     assert (dljobs("predict", 1).code, dljobs("predict", 1, tmp_path / "none.png").code) == (2, 102)
+
+
+def test_export_says_what_is_stored_once(dljobs, world: World, tmp_path):
+    world.worker()
+    weight = torch.ones(2, 2)
+    world.trained_job({"a.weight": weight, "b.weight": weight})
+    said = dljobs("export", "@", "-o", tmp_path / "tied").err
+    assert "b.weight is the same tensor as a.weight and stored once: safetensors.torch.load_model" in said
 
 
 def test_predict_without_torch(dljobs, trained, monkeypatch):
