@@ -132,6 +132,19 @@ def test_a_tensor_is_read_without_the_others(
     assert loaded == [512 * 1024 * 4]
 
 
+def test_weights_come_straight_from_the_store(database: Database, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from dljobs.workers.stored_weights import load_state_dict
+    from dljobs.workers.weights import read_tensors
+
+    _job, key = start(database)
+    path = write_weights(tmp_path / "weights", 0)
+    found = load_state_dict(ArtifactStore(database).open(put(database, key, path)))
+    expected, _metadata = read_tensors(path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_the_same_bytes_twice_in_one_file(database: Database, tmp_path: Path) -> None:
     _job, key = start(database)
     path = tmp_path / "zeros"
