@@ -77,7 +77,7 @@ def dispatch(database: Database, *, lease_s: float) -> list[Dispatched]:
         placed = []
         for placement in planned.placed:
             with suppress(DljobsError):  # cancelled or held since the plan was made
-                key = runs.create_run(connection, placement.job_id, placement.parts, lease_s)
+                key = runs.create_run(connection, placement.job_id, placement.parts, lease_s, placement.sharer)
                 placed += [Dispatched(key, planned.worker_names[part.worker_id]) for part in placement.parts]
         return placed
 

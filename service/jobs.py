@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from .clock import now
 from .events import record
 from .scheduling.rows import ANYWHERE, Condition, Selector
 from .selectors import to_json
+from .sizes import Size
 from .sources import keep
 from .spec import JobSpec
 from .states import ENDED_JOBS, JOB_TRANSITIONS, PLACED_JOBS, WAITING_JOBS, JobState
@@ -56,10 +58,17 @@ class NewJob:
     num_nodes: int = 1
     may_spread: bool = False
     begin_at: float | None = None
+    min_devices: int | None = None  # what it needs at the least; None: all that its spec says
+    share_percent: int = 100  # less: a part of one device
     begin_in_s: float | None = None  # by the database's clock, which may not be the client's
     after: tuple[tuple[str, Condition], ...] = ()  # jobs as users name them: 12, @
     resume_from: str | None = None  # as users name it: 12, @:best, 12:step-40
     beginning: Beginning | None = None  # what that is
+
+    @property
+    def size(self) -> Size:
+        """The devices that it asks for."""
+        return Size(self.spec.num_devices, self.min_devices or self.spec.num_devices, self.share_percent)
 
 
 def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
@@ -84,6 +93,8 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         "model": new.spec.model,
         "strategy": new.spec.strategy,
         "num_devices": new.spec.num_devices,
+        "min_devices": new.size.min_devices,
+        "share_percent": new.share_percent,
         "priority": new.priority,
         "tags_json": json.dumps(list(new.tags)),
         "spec_json": new.spec.to_json(),
@@ -98,6 +109,7 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         "resumed_from_job_id": new.beginning and new.beginning.job_id,
         "resumed_from_artifact_id": new.beginning and new.beginning.artifact_id,
         "num_epochs": new.spec.training.epochs if new.spec.kind == "train" else None,
+        "batch_size": new.spec.training.batch_size if new.spec.kind == "train" else None,
     }
     try:
         with connection.begin_nested():
@@ -169,6 +181,11 @@ def get_job(connection: Connection, job_id: int, *, lock: bool = False) -> RowMa
     if row is None:
         raise NotFound(f"there is no job {job_id}", "list jobs with `dljobs status --all`")
     return row
+
+
+def size_of(job: Mapping[Any, Any]) -> Size:
+    """What the job asks for."""
+    return Size(job["num_devices"], job["min_devices"], job["share_percent"])
 
 
 def list_active(connection: Connection) -> list[RowMapping]:

@@ -1,6 +1,8 @@
 """Leases: which devices a run holds, until when, and the token that fences its writes.
 
-The database lets a device have one live lease (a partial unique index), so two schedulers cannot both win.
+The database lets a device have one live lease of the whole of it (a partial unique index), and no more leases of parts
+than add up to the whole (a check of `devices.leased_percent`, which changes here alone and in the same transaction as
+the leases it counts). So two schedulers cannot both win.
 """
 
 from __future__ import annotations
@@ -21,13 +23,32 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def acquire(connection: Connection, run_id: int, parts: Sequence[Part], token: str, lease_s: float) -> None:
-    """Lease the devices of all parts to the run; an IntegrityError (one is taken) undoes the whole transaction."""
+def acquire(
+    connection: Connection,
+    run_id: int,
+    parts: Sequence[Part],
+    token: str,
+    lease_s: float,
+    *,
+    percent: int = 100,
+    memory_bytes: int = 0,
+) -> None:
+    """Lease the devices of all parts to the run; an IntegrityError (one is taken) undoes the whole transaction.
+
+    Args:
+        percent: how much of each of them.
+        memory_bytes: how much of its memory is kept for the run, where it is shared.
+    """
+    of_each = {"token": token, "percent": percent, "memory_bytes": memory_bytes}
     rows = [
-        {"run_id": run_id, "device_id": device_id, "node_rank": node_rank, "token": token}
+        {"run_id": run_id, "device_id": device_id, "node_rank": node_rank, **of_each}
         for node_rank, part in enumerate(parts)
         for device_id in part.device_ids
     ]
+    # In their order, as in `release`: two that lock rows in opposite orders wait for each other.
+    for device_id in sorted(device_id for part in parts for device_id in part.device_ids):
+        device = update(devices).where(devices.c.id == device_id)
+        connection.execute(device.values(leased_percent=devices.c.leased_percent + percent))
     connection.execute(insert(leases).values(acquired_at=now(), expires_at=now() + lease_s), rows)
 
 
@@ -46,7 +67,10 @@ def renew(connection: Connection, worker_id: int, tokens: Iterable[str], lease_s
 def release(connection: Connection, run_id: int) -> None:
     """Free the run's devices."""
     held = update(leases).where(leases.c.run_id == run_id, leases.c.released_at.is_(None))
-    connection.execute(held.values(released_at=now()))
+    freed = connection.execute(held.values(released_at=now()).returning(leases.c.device_id, leases.c.percent)).all()
+    for row in sorted(freed, key=lambda row: int(row.device_id)):
+        device = update(devices).where(devices.c.id == row.device_id)
+        connection.execute(device.values(leased_percent=devices.c.leased_percent - row.percent))
 
 
 def expired_parts(connection: Connection) -> list[RowMapping]:
@@ -76,13 +100,13 @@ def lock_if_expired(connection: Connection, run_id: int) -> bool:
 
 
 def held_devices(connection: Connection) -> list[RowMapping]:
-    """Each live lease: device_id, run_id, job_id."""
+    """Each live lease, by device and job: device_id, percent, memory_bytes, run_id, job_id."""
     query = (
-        select(leases.c.device_id, leases.c.run_id, runs.c.job_id)
+        select(leases.c.device_id, leases.c.percent, leases.c.memory_bytes, leases.c.run_id, runs.c.job_id)
         .join(runs, runs.c.id == leases.c.run_id)
         .where(leases.c.released_at.is_(None))
     )
-    return list(connection.execute(query).mappings())
+    return sorted(connection.execute(query).mappings(), key=lambda row: (row["device_id"], row["job_id"]))
 
 
 def placement(connection: Connection, run_id: int) -> list[RowMapping]:

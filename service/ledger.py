@@ -17,7 +17,7 @@ from .tables import ledger, runs
 FOLD_ABOVE = 200
 
 
-def add_run(connection: Connection, run_id: int, user: str, num_devices: int) -> None:
+def add_run(connection: Connection, run_id: int, user: str, num_devices: float) -> None:
     """Enter what a run, which ends now, has had since it was placed."""
     created_at = select(runs.c.created_at).where(runs.c.id == run_id).scalar_subquery()
     device_s = (now() - created_at) * num_devices

@@ -173,11 +173,13 @@ def list_workers(database: Database, *, lease_s: float) -> list[Json]:
 
 def workers_in(connection: Connection, *, lease_s: float) -> list[Json]:
     """As `list_workers`."""
-    holders = {row["device_id"]: row["job_id"] for row in leases.held_devices(connection)}
+    held: dict[int, list[Mapping[Any, Any]]] = {}
+    for lease in leases.held_devices(connection):
+        held.setdefault(lease["device_id"], []).append(lease)
     quarantined = quarantine.list_quarantined(connection)
     devices: dict[int, list[Json]] = {}
     for row in registration.list_devices(connection):
-        view = views.device_view(row, holders.get(row["id"]), quarantined.get(row["id"]))
+        view = views.device_view(row, held.get(row["id"], ()), quarantined.get(row["id"]))
         devices.setdefault(row["worker_id"], []).append(view)
     return [
         views.worker_view(row, devices.get(row["id"], ()), lease_s=lease_s)

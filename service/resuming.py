@@ -17,8 +17,9 @@ from dljobs.models.options import coerce
 from .choosing import choose_data
 from .continuation import split_reference
 from .database import Database
-from .jobs import NewJob, get_job, resolve_id
+from .jobs import NewJob, get_job, resolve_id, size_of
 from .selectors import from_json
+from .sizes import Size
 from .spec import JobSpec, Training
 from .submission import (
     TRAINING_RANGES,
@@ -37,7 +38,7 @@ from .submission import (
 class Changes:
     """What a user wants otherwise; None means "as it was"."""
 
-    num_devices: int | None = None
+    size: Size | None = None
     strategy: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)  # fields of Training that have a flag of their own
     sets: Sequence[str] = ()  # "key=value" each, of the trainer
@@ -61,15 +62,15 @@ def prepare_resumption(database: Database, reference: str, changes: Changes, use
     if before.kind != "train":
         raise DljobsError(f"job {job['id']} does not train: there is nothing to go on with")
     training = _changed(before, changes)
-    num_devices = before.num_devices if changes.num_devices is None else changes.num_devices
-    strategy = changes.strategy or ("auto" if num_devices != before.num_devices else before.strategy)
+    size = changes.size or size_of(job)
+    strategy = changes.strategy or ("auto" if size != size_of(job) else before.strategy)
     priority = job["priority"] if changes.priority is None else changes.priority
     max_retries = job["max_retries"] if changes.max_retries is None else changes.max_retries
     check_priority(priority, 100)
     check_range("max-retries", max_retries, 0, 1000)
-    resolved = resolve_placing(strategy, num_devices, training.batch_size)
-    check_nodes(resolved, num_devices, job["num_nodes"], may_spread=bool(job["may_spread"]))
-    spec = dataclasses.replace(before, training=training, num_devices=num_devices, strategy=resolved)
+    resolved = resolve_placing(strategy, size, training.batch_size)
+    check_nodes(resolved, size, job["num_nodes"], may_spread=bool(job["may_spread"]))
+    spec = dataclasses.replace(before, training=training, num_devices=size.num_devices, strategy=resolved)
     return NewJob(
         spec=spec,
         user=user,
@@ -82,6 +83,8 @@ def prepare_resumption(database: Database, reference: str, changes: Changes, use
         may_spread=bool(job["may_spread"]),
         selector=from_json(job["selector_json"]),
         resume_from=reference,
+        min_devices=size.min_devices,
+        share_percent=size.share_percent,
     )
 
 

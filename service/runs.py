@@ -21,7 +21,8 @@ from .failures import LOST, WITHIN_RETRIES, FailureClass, decide
 from .jobs import get_job, move_job
 from .json_text import to_json
 from .parts import HEAD, add_parts, end_parts
-from .scheduling.rows import Part
+from .scheduling.rows import Part, Sharer
+from .sizes import show_size
 from .spec import JobSpec
 from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
 from .tables import artifacts, jobs, run_parts, runs, workers
@@ -47,8 +48,13 @@ class RunKey:
     token: str
 
 
-def create_run(connection: Connection, job_id: int, parts: Sequence[Part], lease_s: float) -> RunKey:
+def create_run(
+    connection: Connection, job_id: int, parts: Sequence[Part], lease_s: float, sharer: Sharer | None = None
+) -> RunKey:
     """Give a queued job a run on the devices of these parts: run, leases and the job's move, all or nothing.
+
+    Args:
+        sharer: what it has of its only device, where that is not all of it.
 
     Raises:
         DljobsError: the job is no longer queued; nothing was changed.
@@ -60,13 +66,14 @@ def create_run(connection: Connection, job_id: int, parts: Sequence[Part], lease
     number = job["num_runs"] + 1
     num_devices = sum(len(part.device_ids) for part in parts)
     values = {"job_id": job_id, "number": number, "state": RunState.STARTING, "token": token}
-    values["worker_id"] = parts[0].worker_id
+    values |= {"worker_id": parts[0].worker_id, "num_devices": num_devices}
     created = insert(runs).values(created_at=now(), **values).returning(runs.c.id)
     run_id = int(connection.execute(created).scalar_one())
     add_parts(connection, run_id, parts)
-    leases.acquire(connection, run_id, parts, token, lease_s)
+    part = {"percent": sharer.percent, "memory_bytes": sharer.memory_bytes} if sharer else {}
+    leases.acquire(connection, run_id, parts, token, lease_s, **part)
     where = f" of {len(parts)} nodes" if len(parts) > 1 else ""
-    reason = f"run {number} placed on {num_devices} device{'s' if num_devices > 1 else ''}{where}"
+    reason = f"run {number} placed on {show_size(num_devices, sharer.percent if sharer else 100)}{where}"
     move_job(connection, job_id, JobState.STARTING, actor="scheduler", reason=reason, run_id=run_id, num_runs=number)
     return RunKey(run_id, token)
 
@@ -142,7 +149,7 @@ def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str
     )
     end_parts(connection, run_id)
     leases.release(connection, run_id)
-    ledger.add_run(connection, run_id, job["user"], job["num_devices"])
+    ledger.add_run(connection, run_id, job["user"], run["num_devices"] * job["share_percent"] / 100)
     move_job(connection, job["id"], end.job_state, actor=actor, reason=end.reason, run_id=run_id, **end.changes)
     return end.job_state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -10,7 +11,7 @@ from functools import lru_cache
 
 from dljobs.errors import UsageError
 
-from .scheduling.rows import ANYWHERE, Condition, Selector
+from .scheduling.rows import ANYWHERE, Condition, Selector, Share
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 _LABEL = re.compile(r"([A-Za-z][A-Za-z0-9._-]{0,62})=([A-Za-z0-9._-]{1,63})")
@@ -94,3 +95,13 @@ def from_json(text: str) -> Selector:
     return Selector(
         fields.get("device_type", ""), fields.get("memory_bytes", 0), labels, tuple(fields.get("exclude", ()))
     )
+
+
+@lru_cache(maxsize=4096)
+def for_share(selector: Selector, percent: int, measured_bytes: int | None) -> Selector:
+    """The selector of a job that takes a part of a device: its `--gpu-mem` is what it takes, not what a device has.
+
+    Args:
+        measured_bytes: what it takes if nothing was said; None: nobody knows, and it is as large a part of the memory.
+    """
+    return dataclasses.replace(selector, memory_bytes=0, share=Share(percent, selector.memory_bytes or measured_bytes))

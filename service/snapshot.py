@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, func, select
 
 from . import leases, ledger, nodes, quarantine, registration
 from .clock import read_now
@@ -23,15 +23,21 @@ from .scheduling.rows import (
     OfferingWorker,
     Progress,
     RunningJob,
+    Selector,
+    Sharer,
     Snapshot,
     WaitingJob,
 )
 from .scheduling.usage import Spell, decayed_usage
-from .selectors import from_json
+from .selectors import for_share, from_json
 from .states import PLACED_JOBS, WAITING_JOBS, JobState, WorkerState
 from .tables import dependencies, jobs, runs
 
 NUM_REMEMBERED = 5  # finished jobs of a model and a number of devices that say how long one takes
+NUM_MEASURED = 50  # finished jobs of a model on one device, among which those of a batch size say what memory it takes
+# To what PyTorch once took: what CUDA itself takes for each process, and what another run may take more.
+CUDA_CONTEXT_BYTES = 600_000_000
+MEASURED_HEADROOM = 1.1
 
 # As much of a job's row as scheduling needs: a spec of thousands of jobs would take longer to read than to plan.
 _JOB_COLUMNS = (
@@ -43,6 +49,9 @@ _JOB_COLUMNS = (
     jobs.c.num_nodes,
     jobs.c.may_spread,
     jobs.c.strategy,
+    jobs.c.min_devices,
+    jobs.c.share_percent,
+    jobs.c.batch_size,
     jobs.c.priority,
     jobs.c.tags_json,
     jobs.c.selector_json,
@@ -73,32 +82,47 @@ def take_snapshot(connection: Connection, *, lease_s: float) -> tuple[Snapshot, 
 
 
 def list_running(connection: Connection) -> list[RowMapping]:
-    """The jobs that hold devices, each with its run's progress."""
+    """The jobs that hold devices, each with its run's progress, and how many it got (`num_held`)."""
     progress = (runs.c.created_at, runs.c.step, runs.c.total_steps, runs.c.steps_per_s, runs.c.progress_at)
+    num_held = runs.c.num_devices.label("num_held")
     # By the job's newest run: the states of all runs there ever were are in no index.
     newest = (runs.c.job_id == jobs.c.id) & (runs.c.number == jobs.c.num_runs)
-    query = select(*_JOB_COLUMNS, *progress).join(runs, newest).where(jobs.c.state.in_(PLACED_JOBS))
+    query = select(*_JOB_COLUMNS, *progress, num_held).join(runs, newest).where(jobs.c.state.in_(PLACED_JOBS))
     return list(connection.execute(query).mappings())
+
+
+def held_devices(row: RowMapping) -> float:
+    """How many devices a row of `list_running` holds; of one that is shared, its part."""
+    return float(row["num_held"] * row["share_percent"] / 100)
 
 
 def list_spells(connection: Connection, running: Iterable[RowMapping], now: float) -> list[Spell]:
     """All use of devices that counts: of runs that ended, and of those that go on, until now."""
     spells = ledger.list_spells(connection)
     for row in running:
-        spells.append(Spell(row["user"], (now - row["created_at"]) * row["num_devices"], row["created_at"], now))
+        spells.append(Spell(row["user"], (now - row["created_at"]) * held_devices(row), row["created_at"], now))
     return spells
 
 
 def offering_workers(connection: Connection, *, lease_s: float) -> list[OfferingWorker]:
     """The workers that take work, with their devices and who holds them. A silent worker takes none."""
-    holders = {row["device_id"]: row["job_id"] for row in leases.held_devices(connection)}
+    holders: dict[int, int] = {}
+    sharers: dict[int, tuple[Sharer, ...]] = {}
+    for row in leases.held_devices(connection):
+        if row["percent"] == 100:
+            holders[row["device_id"]] = row["job_id"]
+        else:
+            sharer = Sharer(row["job_id"], row["percent"], row["memory_bytes"])
+            sharers[row["device_id"]] = (*sharers.get(row["device_id"], ()), sharer)
     drained, quarantined = nodes.list_drained(connection), quarantine.list_quarantined(connection)
     offered: dict[int, list[OfferedDevice]] = {}
     for row in registration.list_devices(connection):
         # With its kind, so that `--gpu-type cuda` means any GPU.
         name = f"{row['kind']} {row['name']}"
         why = quarantined[row["id"]]["reason"] if row["id"] in quarantined else None
-        device = OfferedDevice(row["id"], holders.get(row["id"]), name, row["memory_bytes"], why)
+        device = OfferedDevice(
+            row["id"], holders.get(row["id"]), name, row["memory_bytes"], why, sharers.get(row["id"], ())
+        )
         offered.setdefault(row["worker_id"], []).append(device)
     return [
         OfferingWorker(
@@ -115,25 +139,48 @@ def offering_workers(connection: Connection, *, lease_s: float) -> list[Offering
 
 
 class _History:
-    """How long finished jobs of a model took, asked once for each model and number of devices."""
+    """How long finished jobs of a model took, and how much memory; asked once for each kind of job."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._known: dict[tuple[str, int], list[float]] = {}
+        self._known: dict[tuple[str, int, int], list[float]] = {}
+        self._peaks: dict[tuple[str, int], int | None] = {}
 
-    def usual_duration_s(self, row: RowMapping) -> float | None:
-        """What a job like this one takes; None if none has succeeded yet."""
+    def usual_duration_s(self, row: RowMapping, num_devices: int) -> float | None:
+        """What a job like this one takes on so many devices; None if none has succeeded yet."""
         if row["num_epochs"] is None:
             return None
-        key = (row["model"], row["num_devices"])
+        key = (row["model"], num_devices, row["share_percent"])
         if key not in self._known:
             self._known[key] = self._seconds_per_epoch(*key)
         return usual_duration_s(self._known[key], row["num_epochs"])
 
-    def _seconds_per_epoch(self, model: str, num_devices: int) -> list[float]:
+    def memory_bytes(self, row: RowMapping) -> int | None:
+        """What a job like this one takes of a device's memory; None if it was never measured."""
+        if row["batch_size"] is None:
+            return None
+        key = (row["model"], row["batch_size"])
+        if key not in self._peaks:
+            self._peaks[key] = self._peak_memory_bytes(*key)
+        peak = self._peaks[key]
+        return None if peak is None else round(peak * MEASURED_HEADROOM) + CUDA_CONTEXT_BYTES
+
+    def _peak_memory_bytes(self, model: str, batch_size: int) -> int | None:
+        like = (jobs.c.model == model, jobs.c.num_devices == 1, jobs.c.state == JobState.SUCCEEDED)
+        latest = select(jobs.c.id, jobs.c.num_runs, jobs.c.batch_size).where(*like)
+        latest_jobs = latest.order_by(jobs.c.id.desc()).limit(NUM_MEASURED).subquery()
+        last_run = (runs.c.job_id == latest_jobs.c.id) & (runs.c.number == latest_jobs.c.num_runs)
+        peak = select(func.max(runs.c.peak_memory_bytes)).join(latest_jobs, last_run)
+        found = self._connection.execute(peak.where(latest_jobs.c.batch_size == batch_size)).scalar()
+        return None if found is None else int(found)
+
+    def _seconds_per_epoch(self, model: str, num_devices: int, share_percent: int) -> list[float]:
         like = (jobs.c.model == model, jobs.c.num_devices == num_devices, jobs.c.state == JobState.SUCCEEDED)
-        took = select(jobs.c.started_at, jobs.c.ended_at, jobs.c.num_epochs)
+        # Of those that would have taken fewer, the ones that got all.
+        last_run = (runs.c.job_id == jobs.c.id) & (runs.c.number == jobs.c.num_runs)
+        took = select(jobs.c.started_at, jobs.c.ended_at, jobs.c.num_epochs).join(runs, last_run)
         query = took.where(*like, jobs.c.num_epochs > 0, jobs.c.started_at.is_not(None))
+        query = query.where(jobs.c.share_percent == share_percent, runs.c.num_devices == num_devices)
         rows = self._connection.execute(query.order_by(jobs.c.id.desc()).limit(NUM_REMEMBERED))
         return [(row.ended_at - row.started_at) / row.num_epochs for row in rows]
 
@@ -142,13 +189,14 @@ def _waiting_job(row: RowMapping, after: tuple[Dependency, ...], history: _Histo
     limit_s = row["time_limit_s"]
     return WaitingJob(
         id=row["id"],
-        num_devices=row["num_devices"],
+        num_devices=row["min_devices"],
+        most_devices=row["num_devices"],
         priority=row["priority"],
         submitted_at=row["submitted_at"],
         user=row["user"],
         tags=_tags(row),
-        selector=from_json(row["selector_json"]),
-        duration_s=history.usual_duration_s(row) if limit_s is None else limit_s,
+        selector=_selector(row, history),
+        duration_s=history.usual_duration_s(row, row["min_devices"]) if limit_s is None else limit_s,
         after=after,
         begin_at=row["begin_at"],
         eligible_at=row["eligible_at"],
@@ -162,9 +210,16 @@ def _waiting_job(row: RowMapping, after: tuple[Dependency, ...], history: _Histo
 def _running_job(row: RowMapping, history: _History, now: float) -> RunningJob:
     progress = RunProgress(row["created_at"], row["step"], row["total_steps"], row["steps_per_s"], row["progress_at"])
     expected = expected_end_at(
-        progress, now, time_limit_s=row["time_limit_s"], usual_duration_s=history.usual_duration_s(row)
+        progress, now, time_limit_s=row["time_limit_s"], usual_duration_s=history.usual_duration_s(row, row["num_held"])
     )
-    return RunningJob(row["id"], row["num_devices"], row["user"], _tags(row), expected)
+    return RunningJob(row["id"], row["num_held"], row["user"], _tags(row), expected, row["share_percent"])
+
+
+def _selector(row: RowMapping, history: _History) -> Selector:
+    selector, percent = from_json(row["selector_json"]), row["share_percent"]
+    if percent == 100:
+        return selector
+    return for_share(selector, percent, None if selector.memory_bytes else history.memory_bytes(row))
 
 
 def _tags(row: RowMapping) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from .scheduling.limits import limit_of
 from .scheduling.reasons import ReasonCode
 from .selectors import make_selector, parse_dependency
 from .settings import Settings
+from .sizes import Size
 from .spec import JobSpec, Strategy, Training
 
 MAX_DEVICES = 4096
@@ -67,7 +68,7 @@ class Request:
     """What a user asked for; None means "the default of the zoo's entry"."""
 
     model: str
-    num_devices: int = 1
+    num_devices: int = 1  # the most that it takes
     strategy: str = "auto"
     data: str | None = None
     with_folder: str | None = None  # frozen together with a model or data in a file of one's own
@@ -89,6 +90,8 @@ class Request:
     may_spread: bool = False  # over the fewest nodes that fit, where none has enough
     resume_from: str | None = None  # "12", "@:best", "12:step-40"
     begin: str | None = None  # "2h", "18:30", "2030-01-31 18:30"
+    min_devices: int | None = None  # what it needs at the least; None: all of num_devices
+    share_percent: int = 100  # less: a part of one device
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,9 @@ def prepare(request: Request, user: str) -> NewJob:
         raise UsageError("--with goes with a model or data in a file of your own", "such as ./net.py:Net")
     training, model_options, data_options = _resolve_options(chosen.entry, data, request)
     model = match(chosen, data, model_options, data_options)
-    strategy = resolve_placing(request.strategy, request.num_devices, training.batch_size)
-    check_nodes(strategy, request.num_devices, request.num_nodes, may_spread=request.may_spread)
+    size = Size(request.num_devices, request.min_devices or request.num_devices, request.share_percent)
+    strategy = resolve_placing(request.strategy, size, training.batch_size)
+    check_nodes(strategy, size, request.num_nodes, may_spread=request.may_spread)
     check_priority(request.priority, 100)
     check_range("max-retries", request.max_retries, 0, 1000)
     key = request.idempotency_key
@@ -150,6 +154,8 @@ def prepare(request: Request, user: str) -> NewJob:
         selector=make_selector(request.device_type, request.memory, request.labels, request.exclude),
         after=tuple(parse_dependency(text) for text in request.after),
         resume_from=request.resume_from,
+        min_devices=size.min_devices,
+        share_percent=size.share_percent,
         **parse_begin(request.begin),
     )
 
@@ -318,19 +324,26 @@ def parse_set(text: str, rooms: Mapping[str, Mapping[str, Option]]) -> tuple[str
     return owners[0], key, value
 
 
-def resolve_placing(strategy: str, num_devices: int, batch_size: int) -> Strategy:
+def resolve_placing(strategy: str, size: Size, batch_size: int) -> Strategy:
     """The strategy for so many devices, if the global batch can be shared out among them.
+
+    Among a number that was asked for, equally; among what a range happens to give, with one sample more for some.
 
     Raises:
         UsageError: these cannot go together; the message says what could.
     """
-    resolved = _resolve_strategy(strategy, num_devices)
-    if resolved == "ddp":
-        _check_divisible(batch_size, num_devices)
+    resolved = _resolve_strategy(strategy, size)
+    if resolved == "ddp" and size.is_fixed:
+        _check_divisible(batch_size, size.num_devices)
+    elif resolved == "ddp" and size.num_devices > batch_size:
+        raise UsageError(
+            f"batch size {batch_size} is global and has no sample for each of {size.num_devices} ranks",
+            f"nearest: --gpus {Size(batch_size, min(size.min_devices, batch_size))}",
+        )
     return resolved
 
 
-def check_nodes(strategy: str, num_devices: int, num_nodes: int, *, may_spread: bool) -> None:
+def check_nodes(strategy: str, size: Size, num_nodes: int, *, may_spread: bool) -> None:
     """Whether so many devices can be on so many nodes.
 
     Raises:
@@ -342,6 +355,10 @@ def check_nodes(strategy: str, num_devices: int, num_nodes: int, *, may_spread: 
     if strategy == "dp" and (num_nodes > 1 or may_spread):
         words = "strategy dp is one process, and a process has devices of its own node only"
         raise UsageError(words, "use --strategy ddp, or leave out --nodes and --spread")
+    num_devices = size.num_devices
+    if (num_nodes > 1 or may_spread) and not (size.is_fixed and size.share_percent == 100):
+        words = f"--gpus {size} is of one node: equal parts on several are of a number of devices that is known"
+        raise UsageError(words, f"use --gpus {num_devices}, or leave out --nodes and --spread")
     if num_devices % num_nodes:
         below, above = num_devices // num_nodes * num_nodes, math.ceil(num_devices / num_nodes) * num_nodes
         raise UsageError(
@@ -361,10 +378,14 @@ def check_priority(priority: int, ceiling: int) -> None:
         raise UsageError(f"priority {priority} is above {ceiling}, the highest allowed here", f"nearest: {ceiling}")
 
 
-def _resolve_strategy(strategy: str, num_devices: int) -> Strategy:
+def _resolve_strategy(strategy: str, size: Size) -> Strategy:
+    num_devices = size.num_devices
     if strategy not in STRATEGIES:
         raise UnknownName("strategy", strategy, STRATEGIES)
     check_range("gpus", num_devices, 1, MAX_DEVICES)
+    if size.share_percent < 100 and strategy not in ("auto", "single"):
+        words = f"{size} of a device is for one process: strategy {strategy} wants whole devices"
+        raise UsageError(words, "leave --strategy out, or use --gpus 1")
     if strategy == "auto":
         return "single" if num_devices == 1 else "ddp"
     if strategy == "single" and num_devices > 1:

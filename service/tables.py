@@ -69,7 +69,9 @@ jobs = Table(
     Column("user", String(200), nullable=False),
     Column("model", String(200), nullable=False),
     Column("strategy", String(16), nullable=False),
-    Column("num_devices", Integer, nullable=False),
+    Column("num_devices", Integer, nullable=False),  # the most that it takes
+    Column("min_devices", Integer, nullable=False, server_default=text("1")),
+    Column("share_percent", Integer, nullable=False, server_default=text("100")),  # less: a part of one device
     Column("priority", Integer, nullable=False),
     Column("tags_json", Text, nullable=False),
     Column("spec_json", Text, nullable=False),
@@ -80,6 +82,7 @@ jobs = Table(
     Column("may_spread", Integer, nullable=False, server_default=text("0")),  # 1: over the fewest nodes that fit
     Column("begin_at", Double),
     Column("num_epochs", Integer),  # null: it does not train
+    Column("batch_size", Integer),  # with the model it says how much memory a run takes; null: it is not known
     Column("max_retries", Integer, nullable=False),
     Column("num_retries", Integer, nullable=False, server_default=text("0")),
     Column("num_lost", Integer, nullable=False, server_default=text("0")),
@@ -101,6 +104,10 @@ jobs = Table(
     _one_of("failure_class", FailureClass, nullable=True),
     CheckConstraint("num_devices >= 1", name="num_devices"),
     CheckConstraint("num_nodes >= 1", name="num_nodes"),
+    CheckConstraint("min_devices BETWEEN 1 AND num_devices", name="min_devices"),
+    CheckConstraint(
+        "share_percent BETWEEN 1 AND 100 AND (share_percent = 100 OR num_devices = 1)", name="share_percent"
+    ),
     CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
     UniqueConstraint("user", "idempotency_key"),
     Index("ix_jobs_state_priority", "state", "priority", "submitted_at"),
@@ -180,6 +187,9 @@ devices = Table(
     Column("position", Integer, nullable=False),
     Column("memory_bytes", BigInteger),
     Column("worker_id", ForeignKey("workers.id")),  # null: no worker offers it now
+    # What its live leases add up to, changed together with them: the check refuses whatever is too much.
+    Column("leased_percent", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint("leased_percent BETWEEN 0 AND 100", name="leased_percent"),
     CheckConstraint("kind IN ('cpu', 'cuda')", name="kind"),
     UniqueConstraint("node", "uuid"),
     Index(None, "worker_id"),
@@ -209,6 +219,7 @@ runs = Table(
     Column("state", String(16), nullable=False),
     Column("token", String(64), nullable=False),
     Column("worker_id", ForeignKey("workers.id"), nullable=False),
+    Column("num_devices", Integer, nullable=False, server_default=text("1")),  # that it got
     Column("created_at", Double, nullable=False),
     Column("claimed_at", Double),
     Column("started_at", Double),
@@ -218,6 +229,7 @@ runs = Table(
     Column("total_steps", BigInteger, nullable=False, server_default=text("0")),
     Column("epoch", Integer, nullable=False, server_default=text("0")),
     Column("steps_per_s", Double),
+    Column("peak_memory_bytes", BigInteger),  # of a device, the most over its ranks; null: not measured
     Column("progress_at", Double),
     # How far the run's spool of events and output has been taken over, written with the rows that came from it.
     Column("spool_json", Text, nullable=False, server_default=text("'{}'")),
@@ -263,14 +275,19 @@ leases = Table(
     Column("device_id", ForeignKey("devices.id"), nullable=False),
     Column("node_rank", Integer, nullable=False, server_default=text("0")),
     Column("token", String(64), nullable=False),
+    Column("percent", Integer, nullable=False, server_default=text("100")),  # of the device
+    Column("memory_bytes", BigInteger, nullable=False, server_default=text("0")),  # kept for it, of a shared device
     Column("acquired_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
     Column("released_at", Double),
+    CheckConstraint("percent BETWEEN 1 AND 100", name="percent"),
     Index(None, "run_id"),
     sqlite_autoincrement=True,
 )
 _HELD = text("released_at IS NULL")
-Index("uq_leases_live", leases.c.device_id, unique=True, sqlite_where=_HELD, postgresql_where=_HELD)
+Index("ix_leases_live", leases.c.device_id, sqlite_where=_HELD, postgresql_where=_HELD)
+_WHOLE = text("released_at IS NULL AND percent = 100")
+Index("uq_leases_whole", leases.c.device_id, unique=True, sqlite_where=_WHOLE, postgresql_where=_WHOLE)
 
 # What jobs bring along: archives of users' own files, by digest (source_archive.py); `jobs.spec_json` names them.
 sources = Table(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from .clock import read_now
 from .database import Database
 from .jobs import list_waiting
 from .policy import read_policy
 from .scheduling.usage import decayed_usage
-from .snapshot import list_running, list_spells
+from .snapshot import held_devices, list_running, list_spells
 from .views import Json
 
 
@@ -20,9 +20,9 @@ def usage_report(database: Database) -> Json:
         running = list_running(connection)
         device_s = decayed_usage(list_spells(connection, running, now), now, policy.half_life_s)
         waiting = Counter(job["user"] for job in list_waiting(connection))
-    devices: Counter[str] = Counter()
+    devices: defaultdict[str, float] = defaultdict(float)
     for job in running:
-        devices[job["user"]] += job["num_devices"]
+        devices[job["user"]] += held_devices(job)
     users = sorted({*device_s, *waiting})
     shares = {user: policy.scheduling.shares.get(user, 1.0) for user in users}
     total_s, all_shares = sum(device_s.values()), sum(shares.values())
@@ -33,7 +33,7 @@ def usage_report(database: Database) -> Json:
             "device_s": device_s.get(user, 0.0),
             "fraction": device_s.get(user, 0.0) / total_s if total_s else 0.0,
             "entitled": shares[user] / all_shares,
-            "num_devices_running": devices[user],
+            "num_devices_running": devices.get(user, 0.0),
             "num_waiting": waiting[user],
         }
         for user in users

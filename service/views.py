@@ -17,7 +17,8 @@ from . import failures, selectors
 from .failures import FailureClass
 from .scheduling.reasons import Reason
 from .settings import MEANINGS, Settings, mask, setting_fields
-from .states import ENDED_JOBS, JobState, RunState
+from .sizes import Size
+from .states import ENDED_JOBS, PLACED_JOBS, JobState, RunState
 
 if TYPE_CHECKING:
     from dljobs.models.catalog import DatasetEntry, ModelEntry, Option
@@ -36,6 +37,8 @@ _JOB_COLUMNS = (
     "strategy",
     "num_devices",
     "num_nodes",
+    "min_devices",
+    "share_percent",
     "priority",
     "idempotency_key",
     "time_limit_s",
@@ -56,6 +59,8 @@ _RUN_COLUMNS = (
     "job_id",
     "number",
     "state",
+    "num_devices",
+    "peak_memory_bytes",
     "created_at",
     "claimed_at",
     "started_at",
@@ -105,6 +110,8 @@ def job_view(job: Row, *, moment: float, run: Row | None = None, prospect: Prosp
     return {
         **{name: job[name] for name in _JOB_COLUMNS},
         "may_spread": bool(job["may_spread"]),
+        "size": str(Size(job["num_devices"], job["min_devices"], job["share_percent"])),
+        "num_held": run["num_devices"] if run is not None and job["state"] in PLACED_JOBS else None,
         "kind": spec.get("kind", "train"),
         "data": spec.get("data", ""),
         "metric": spec.get("metric", ""),
@@ -178,20 +185,23 @@ def run_view(run: Row, parts: Sequence[Row], devices: Sequence[Row], spec: Mappi
     }
 
 
-def device_view(device: Row, job_id: int | None = None, quarantine: Row | None = None) -> Json:
-    """A Device; `job_id` is the job that holds it now, `quarantine` its row if it takes nothing new."""
+def device_view(device: Row, held: Sequence[Row] = (), quarantine: Row | None = None) -> Json:
+    """A Device with its live leases, of the job that holds all of it now or of those that share it; `quarantine` is its
+    row if it takes nothing new."""
     columns = ("uuid", "kind", "name", "position", "memory_bytes")
+    shares = ("job_id", "percent", "memory_bytes")
     told = ("reason", "since_at", "num_tries", "next_try_at")
     return {
         **{name: device[name] for name in columns},
-        "job_id": job_id,
+        "job_id": next((lease["job_id"] for lease in held if lease["percent"] == 100), None),
+        "shared_by": [{name: lease[name] for name in shares} for lease in held if lease["percent"] < 100],
         "quarantine": quarantine and {name: quarantine[name] for name in told},
     }
 
 
 def is_free(device: Json) -> bool:
-    """Whether a Device takes work now."""
-    return device["job_id"] is None and device["quarantine"] is None
+    """Whether a Device is as a whole there for the next job."""
+    return device["job_id"] is None and not device["shared_by"] and device["quarantine"] is None
 
 
 def worker_view(worker: Row, devices: Iterable[Json], *, lease_s: float) -> Json:
@@ -269,6 +279,7 @@ def request_view(new: NewJob) -> Json:
         "max_retries": new.max_retries,
         "idempotency_key": new.idempotency_key,
         "held": new.held,
+        "size": str(new.size),
         "selector": selector_view({"selector_json": selectors.to_json(new.selector)}),
         "resume_from": new.resume_from,
         "after": [f"{job}:{condition}" for job, condition in new.after],

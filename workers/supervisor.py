@@ -53,6 +53,7 @@ class Assignment:
     job: RowMapping
     run_number: int
     devices: list[RowMapping]
+    num_ranks: int
     num_threads: int  # for each rank
     resume_from: list[RowMapping]  # checkpoints, in the order in which they are tried
 
@@ -74,7 +75,7 @@ class Supervisor:
         self._data_dir = settings.data_dir
         self._grace_s = settings.grace_s
         self._folder = RunFolder(settings.home / "runs" / f"{self.key.run_id}-{self.key.token[:8]}")
-        self._world_size = assignment.job["num_devices"] if self.spec.strategy == "ddp" else 1
+        self._world_size = assignment.num_ranks
         self._evidence = Evidence()
         self._reports = Reports(database, self.key, self._folder, self._world_size, self._take_event)
         self._uploads = Uploads(database, self.key, assignment.job["id"], self.spec, self._reports.say)

@@ -275,13 +275,15 @@ class Worker:
             job = get_job(connection, run["job_id"])
             placed = leases.placement(connection, key.run_id)
             resume_from = checkpoints_of(connection, job)
-        num_ranks = job["num_devices"] if job["strategy"] == "ddp" else 1
-        cores = len(os.sched_getaffinity(0)) * len(placed) / len(self._info.devices)
+        num_ranks = run["num_devices"] if job["strategy"] == "ddp" else 1
+        held = len(placed) * job["share_percent"] / 100
+        cores = len(os.sched_getaffinity(0)) * held / len(self._info.devices)
         return Assignment(
             key=key,
             job=job,
             run_number=run["number"],
             devices=placed,
+            num_ranks=num_ranks,
             num_threads=max(1, int(cores / num_ranks)),
             resume_from=resume_from,
         )

@@ -12,6 +12,7 @@ from .opening import database_of, doorbell_of
 from .options import json_option
 from .output import print_json, print_lines, say, show_moment
 from .table import Column, print_table
+from .wording import describe_share
 
 Json = dict[str, Any]
 COLUMNS = (
@@ -82,7 +83,8 @@ def release(settings: Settings, *, device: str) -> None:
 
 def _row(device: Json) -> list[str]:
     held, fault = device["job_id"], device["quarantine"]
-    state = "quarantined" if fault else "free" if held is None else f"job {held}"
+    sharing = ", ".join(describe_share(share) for share in device["shared_by"])
+    state = "quarantined" if fault else f"job {held}" if held is not None else sharing or "free"
     about = [f"{device['node']}:{device['uuid']}", device["worker"], state]
     if fault is None:
         return [*about, "", "", "", ""]

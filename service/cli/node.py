@@ -13,6 +13,7 @@ from .opening import database_of, doorbell_of
 from .options import json_option
 from .output import print_fields, print_json, print_lines, say, show_moment
 from .table import Column, print_table
+from .wording import describe_share
 
 Json = dict[str, Any]
 COLUMNS = (
@@ -84,6 +85,11 @@ def show(settings: Settings, *, name: str, as_json: bool) -> None:
     for worker in found["workers"]:
         jobs = sorted({device["job_id"] for device in worker["devices"] if device["job_id"] is not None})
         running = f", jobs {', '.join(map(str, jobs))}" if jobs else ""
+        running += "".join(
+            f", {device['uuid']} shared by {', '.join(map(describe_share, device['shared_by']))}"
+            for device in worker["devices"]
+            if device["shared_by"]
+        )
         print_lines([f"worker {worker['name']} is {worker['state']}: {len(worker['devices'])} devices{running}"])
         lost = [device for device in worker["devices"] if device["quarantine"]]
         print_lines([f"  {device['uuid']} is quarantined: {device['quarantine']['reason']}" for device in lost])

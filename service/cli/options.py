@@ -6,6 +6,7 @@ import click
 
 from dljobs.errors import UsageError
 from dljobs.service.durations import parse_duration_s
+from dljobs.service.sizes import Size, parse_size
 
 
 def to_seconds(_context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
@@ -14,6 +15,11 @@ def to_seconds(_context: click.Context, parameter: click.Parameter, text: str | 
         return None if text is None else parse_duration_s(text)
     except UsageError as error:
         raise UsageError(f"{parameter.opts[-1]}: {error.message}", error.hint) from None
+
+
+def to_size(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Size | None:
+    """Devices as people write them: `4`, `2-8`, `0.25`."""
+    return None if text is None else parse_size(text)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as output_schema.json describes it.")

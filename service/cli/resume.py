@@ -10,14 +10,14 @@ from dljobs.errors import UsageError
 from dljobs.service.settings import Settings
 
 from .opening import database_of
-from .options import json_option, to_seconds
+from .options import json_option, to_seconds, to_size
 
 TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "until")
 
 
 @click.command()
 @click.argument("job", metavar="ID[:CHECKPOINT]")
-@click.option("--gpus", "num_devices", metavar="N", type=int, help="Devices to train on.")
+@click.option("--gpus", "size", metavar="N", callback=to_size, help="Devices: 4, what is free of 2-8, or 0.25 of one.")
 @click.option("--strategy", metavar="NAME", help="auto, single, dp or ddp.")
 @click.option("--epochs", metavar="N", help="Passes in all, those that are done included.")
 @click.option("--batch-size", metavar="N", help="Global: shared out among the devices.")

@@ -92,7 +92,7 @@ def _print_head(job: Json) -> None:
     print_lines([one_line(f"job {job['id']} {job['name']}: {job['state']}")])
     print_fields(
         {
-            "what": describe_work(job["spec"]) + (" (evaluation)" if job["kind"] == "evaluate" else ""),
+            "what": describe_work(job["spec"], job["size"]) + (" (evaluation)" if job["kind"] == "evaluate" else ""),
             "result" if job["result"] else "reason": describe(job),
             "stop rule": (job["result"] or {}).get("until", ""),
             "progress": describe_progress(job),
@@ -157,6 +157,7 @@ def _print_run(run: Json) -> None:
             if run["ended_at"]
             else "",
             "steps": steps,
+            "peak memory": show_bytes(run["peak_memory_bytes"]) if run["peak_memory_bytes"] else "",
             "result": describe_metrics(run["result"] or {}),
             "reason": f"{run['failure_class']}: {run['reason']}" if run["failure_class"] else "",
             "evidence": _describe_evidence(run["evidence"]),

@@ -17,7 +17,7 @@ from .opening import database_of
 from .options import json_option
 from .output import print_json, print_lines, show_moment
 from .table import Column, table_lines
-from .wording import describe, describe_eta, describe_progress
+from .wording import describe, describe_eta, describe_progress, describe_size
 
 WATCH_EVERY_S = 2.0
 WAITING = ("queued", "held")
@@ -112,7 +112,7 @@ def _start_row(job: dict[str, Any]) -> list[str]:
         job["name"],
         job["user"],
         str(job["priority"]),
-        str(job["num_devices"]),
+        job["size"],
         str(job["place"] or ""),
         show_moment(job["expected_start_at"]) or "unknown",
         describe_eta(job).removeprefix("starts "),
@@ -127,7 +127,7 @@ def _row(job: dict[str, Any]) -> list[str]:
         job["user"],
         job["model"],
         job["state"],
-        str(job["num_devices"]),
+        describe_size(job),
         describe_progress(job),
         describe_eta(job),
         str(job["num_runs"] or ""),

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from dljobs.errors import UsageError
 
 from .opening import database_of, doorbell_of
-from .options import json_option, to_seconds
+from .options import json_option, to_seconds, to_size
 from .output import print_fields, print_json, print_lines, say
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 
 @click.command()
 @click.argument("model", shell_complete=complete_model)
-@click.option("--gpus", "num_devices", metavar="N", type=int, default=1, show_default=True, help="Devices to train on.")
+@click.option(
+    "--gpus", "size", metavar="N", default="1", show_default=True, callback=to_size,
+    help="Devices to train on: 4, what is free of 2-8, or 0.25 of one.",
+)  # fmt: skip
 @click.option("--strategy", metavar="NAME", default="auto", show_default=True, help="auto, single, dp or ddp.")
 @click.option("--data", metavar="NAME", shell_complete=complete_data, help="The dataset; each model has a default.")
 @click.option("--with", "with_folder", metavar="DIR", help="Freeze this folder together with ./net.py:Net.")
@@ -86,7 +89,10 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 @click.option("--idempotency-key", metavar="KEY", help="Submitting twice with the same key makes one job.")
 @click.option("--hold", "held", is_flag=True, help="Do not start it before `dljobs release`.")
 @click.option("--gpu-type", "device_type", metavar="KIND", help="a100, h100, …, or cpu: only on devices of this kind.")
-@click.option("--gpu-mem", "memory", metavar="SIZE", help="Only on devices with as much memory: 40G.")
+@click.option(
+    "--gpu-mem", "memory", metavar="SIZE",
+    help="Only on devices with as much memory: 40G. With a part of one, such as --gpus 0.25: all that it takes of it.",
+)  # fmt: skip
 @click.option("--on", "labels", metavar="LABEL=VALUE", multiple=True, help="Only on nodes with this label; repeatable.")
 @click.option("--exclude", metavar="NODE", multiple=True, help="Not on this node; repeatable.")
 @click.option("--after", metavar="ID[:ok|:fail|:any]", multiple=True, help="When that job has ended so; repeatable.")
@@ -107,6 +113,8 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
     \b
     Examples:
       dljobs submit lenet --gpus 4 --follow
+      dljobs submit resnet18 --gpus 2-8
+      dljobs submit lenet --gpus 0.25 --gpu-mem 4G
       dljobs submit lenet --epochs 5 --lr 0.1 --set momentum=0.8 --tag trial
       dljobs submit lenet --init xavier_uniform --until 'test.accuracy>0.98'
       dljobs submit ./net.py:Net --data ./data.py:make_data --set width=64
@@ -129,7 +137,9 @@ def _request(options: dict[str, Any]) -> Request:
     from dljobs.service.submission import Request
 
     training = {name: options.pop(name) for name in TRAINING_FLAGS}
-    return Request(training=training, **options)
+    size = options.pop("size")
+    number = {"num_devices": size.num_devices, "min_devices": size.min_devices, "share_percent": size.share_percent}
+    return Request(training=training, **number, **options)
 
 
 def submit_new(settings: Settings, new: NewJob, *, as_json: bool, parsable: bool, wait: bool, follow: bool) -> int:
@@ -159,7 +169,7 @@ def _announce(submitted: Submitted, new: NewJob, *, to_stdout: bool) -> None:
     from .wording import describe_work
 
     verb = "submitted" if submitted.created else "was already submitted"
-    text = f"job {submitted.job_id} {verb}: {describe_work(vars(new.spec))}"
+    text = f"job {submitted.job_id} {verb}: {describe_work(vars(new.spec), str(new.size))}"
     if to_stdout:
         print_lines([text])
     else:  # stdout is for the job's own lines
@@ -189,7 +199,7 @@ def _print_dry_run(new: NewJob, *, as_json: bool) -> None:
         about = {"created": False, "warnings": [], "dry_run": True}
         print_json("submission", {**about, "job": None, "request": request})
         return
-    say(f"would submit {describe_work(request['spec'])}; nothing was written")
+    say(f"would submit {describe_work(request['spec'], request['size'])}; nothing was written")
     spec = request.pop("spec")
     print_fields(spec_fields({**request, **spec}))
 

@@ -11,14 +11,14 @@ from dljobs.service.settings import Settings
 
 from .each import for_each
 from .opening import database_of, doorbell_of, resolve_ids
-from .options import jobs_argument, json_option, to_seconds
+from .options import jobs_argument, json_option, to_seconds, to_size
 from .output import print_json, say
 
 
 @click.command()
 @jobs_argument
 @click.option("--priority", metavar="0..100", type=int, help="Higher starts earlier.")
-@click.option("--gpus", "num_devices", metavar="N", type=int, help="Devices to train on; only before its first run.")
+@click.option("--gpus", "size", metavar="N", callback=to_size, help="Devices: 4, what is free of 2-8, or 0.25 of one.")
 @click.option("--time", "time_limit_s", metavar="DURATION", callback=to_seconds, help="Stop it after: 90, 15m, 2h.")
 @click.option("--name", help="What to call the job.")
 @json_option
@@ -29,7 +29,7 @@ def update(settings: Settings, /, *, jobs: tuple[str, ...], as_json: bool, **cha
     \b
     Examples:
       dljobs update 12 --priority 60
-      dljobs update @ --gpus 2 --time 1h
+      dljobs update @ --gpus 2-4 --time 1h
     """
     from dljobs.service.control import update as change
     from dljobs.service.reports import list_jobs
@@ -47,5 +47,5 @@ def update(settings: Settings, /, *, jobs: tuple[str, ...], as_json: bool, **cha
         print_json("jobs", found)
     else:
         for job in found:
-            say(f"job {job['id']} is {job['state']}: priority {job['priority']}, {job['num_devices']} devices")
+            say(f"job {job['id']} is {job['state']}: priority {job['priority']}, devices {job['size']}")
     return code

@@ -54,7 +54,7 @@ def usage(settings: Settings, *, as_json: bool) -> None:
                 show_duration(user["device_s"]),
                 f"{user['fraction']:.0%}",
                 f"{user['entitled']:.0%}",
-                str(user["num_devices_running"]),
+                f"{user['num_devices_running']:g}",
                 str(user["num_waiting"]),
             ]
             for user in found["users"]

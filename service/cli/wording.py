@@ -62,7 +62,18 @@ def describe_eta(job: Json) -> str:
     return "" if eta_s is None else show_duration(eta_s)
 
 
-def describe_work(spec: Json) -> str:
-    """`lenet on digits, ddp on 4 devices`."""
-    number = spec["num_devices"]
-    return f"{spec['model']} on {spec['data']}, {spec['strategy']} on {number} device{'s' if number > 1 else ''}"
+def describe_size(job: Json) -> str:
+    """The devices that a job has, where it asked for a range; else, and before it has any, what it asked for."""
+    is_range = job["min_devices"] < job["num_devices"]
+    return str(job["num_held"]) if is_range and job["num_held"] is not None else str(job["size"])
+
+
+def describe_share(share: Json) -> str:
+    """`job 12 (0.25)`: who has which part of a device."""
+    return f"job {share['job_id']} ({share['percent'] / 100:g})"
+
+
+def describe_work(spec: Json, size: str) -> str:
+    """`lenet on digits, ddp on 4 devices`; size as `sizes.Size` writes it."""
+    where = f"{size} of a device" if "." in size else f"{size} device{'' if size == '1' else 's'}"
+    return f"{spec['model']} on {spec['data']}, {spec['strategy']} on {where}"

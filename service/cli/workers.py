@@ -13,6 +13,7 @@ from .opening import database_of
 from .options import json_option
 from .output import print_json, print_lines, show_bytes
 from .table import Column, print_table
+from .wording import describe_share
 
 Json = dict[str, Any]
 COLUMNS = (
@@ -65,5 +66,6 @@ def _rows(worker: Json) -> list[list[str]]:
 def _cells(device: Json) -> list[str]:
     memory = device["memory_bytes"]
     job = "" if device["job_id"] is None else str(device["job_id"])
+    job = job or ", ".join(describe_share(share) for share in device["shared_by"])
     fault = f", quarantined: {device['quarantine']['reason']}" if device["quarantine"] else ""
     return [device["uuid"], device["kind"], "" if memory is None else show_bytes(memory), job, device["name"] + fault]

@@ -198,7 +198,7 @@ def test_a_spec_that_no_worker_here_can_read_fails_with_that_reason(cluster: Clu
         newer = (
             row["spec_json"].replace('"version": 1', '"version": 999').replace('"num_devices": 64', '"num_devices": 1')
         )
-        values = {"spec_json": newer, "num_devices": 1, "strategy": "single", "num_lost": 4}
+        values = {"spec_json": newer, "num_devices": 1, "min_devices": 1, "strategy": "single", "num_lost": 4}
         connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(**values))
     job = cluster.wait_for_end(job_id)
     assert job["state"] == "failed"

@@ -19,6 +19,7 @@ from dljobs.service.runs import Outcome
 from dljobs.service.scheduling.reasons import ReasonCode
 from dljobs.service.scheduling.rows import Condition, Selector
 from dljobs.service.settings import Settings, load_settings
+from dljobs.service.sizes import Size
 from dljobs.service.snapshot import take_snapshot
 from dljobs.service.tables import jobs as job_table
 from dljobs.service.tables import ledger as ledger_table
@@ -218,8 +219,8 @@ def test_expected_ends_come_from_progress_then_the_limit_then_history(database: 
 def test_a_job_that_waits_can_be_changed(database: Database, database_settings: Settings) -> None:
     job_id = submit(database, 4)
     with database.write() as connection:
-        changes = {"priority": 60, "num_devices": 1, "time_limit_s": 90.0, "name": "other"}
-        alter_job(connection, job_id, changes, actor="ada")
+        changes = {"priority": 60, "time_limit_s": 90.0, "name": "other"}
+        alter_job(connection, job_id, {**changes, "size": Size()}, actor="ada")
     job = job_row(database, job_id)
     assert {name: job[name] for name in changes} == changes
     assert (job["strategy"], '"num_devices": 1,' in job["spec_json"]) == ("single", True)
@@ -227,7 +228,8 @@ def test_a_job_that_waits_can_be_changed(database: Database, database_settings: 
     refused: list[tuple[dict[str, object], str]] = [
         ({"priority": 56}, "above 55"),
         ({"priority": -1}, "between 0 and 100"),
-        ({"num_devices": 7}, "batch size 64"),
+        ({"size": Size(7, 7)}, "batch size 64"),
+        ({"size": Size(65, 2)}, "no sample for each of 65 ranks"),
         ({"name": ""}, "printable"),
     ]
     for wrong, words in refused:
@@ -260,7 +262,7 @@ def test_a_plan_reads_no_more_for_what_has_ended(database: Database) -> None:
             steps = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).mappings()  # type: ignore[arg-type]
             scanned = [step["detail"] for step in steps if step["detail"].startswith("SCAN")]
             large = ("jobs", "runs", "leases", "events", "other")
-            slow = [step for step in scanned if step.split()[1] in large and "uq_leases_live" not in step]
+            slow = [step for step in scanned if step.split()[1] in large and "ix_leases_live" not in step]
             assert slow == [], statement
 
 
