@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_HOME := $(CURDIR)/demo
 
-.PHONY: demo test check unit bench bench-smoke zoo zoo-torchvision clean
+.PHONY: demo test check deploy-check unit bench bench-smoke zoo zoo-torchvision clean
 
 # Made again whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -28,6 +28,15 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+# Compose and Kubernetes by their schemas, units by systemd, the rest by its linter.
+deploy-check: $(VENV)/.installed
+	$(BIN)/pip install --quiet '.[deploy-check]'
+	$(BIN)/yamllint --strict -c deploy/.yamllint deploy
+	$(BIN)/hadolint deploy/docker/Dockerfile
+	$(BIN)/shellcheck deploy/*.sh deploy/*/*.sh
+	cd deploy/kubernetes && $(CURDIR)/$(BIN)/kubernetes-validate --strict namespace.yaml redis.yaml schema.yaml worker.yaml
+	$(BIN)/pytest tests/unit/test_deploy.py
 
 unit: $(VENV)/.installed
 	$(BIN)/pytest tests/unit
