@@ -144,6 +144,7 @@ class Supervisor:
         except StaleToken:
             raise
         except (NotFound, CorruptArtifact) as error:
+            self._take_over_the_rest()  # what was said of it
             return Outcome(FailureClass.DATA, f"what the job begins with cannot be had: {error.message}")
         except (DljobsError, OSError) as error:
             return Outcome(FailureClass.STORAGE, f"the run's folder could not be prepared: {error}")
