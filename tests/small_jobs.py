@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dljobs.models.data import Data, TensorSplit
+from dljobs.models.dynamic import DynamicNet
 from dljobs.service.spec import JobSpec, Training
 from dljobs.workers import rank
 from dljobs.workers.channel import Event, read_events
@@ -143,6 +144,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "leaves-with-0": lambda: Tiny(hook=_leaves_with_0),
     "is-killed": lambda: Tiny(hook=_is_killed),
     "is-stubborn": lambda: Tiny(hook=_is_stubborn),
+    "draws": lambda: DynamicNet(NUM_FEATURES, 16, NUM_CLASSES),
     "dropout-slow": lambda: Tiny(dropout=0.3, hook=_is_slow),
     "large": lambda: Tiny(width=4000),  # 0.3 MB of weights
     "large-slow": lambda: Tiny(width=4000, hook=_is_very_slow),

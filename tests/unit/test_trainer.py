@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import threading
 from collections.abc import Iterator
@@ -240,6 +241,20 @@ def test_a_run_cut_anywhere_ends_with_the_same_weights(
         for folder in (whole, rest)
     ]
     assert epoch_losses[1] == epoch_losses[0][-len(epoch_losses[1]) :]
+
+
+@pytest.mark.parametrize("model", ["dropout", "draws"])
+def test_so_does_one_cut_at_random_between_accumulated_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """Of a model that draws its depth in Python in each forward, and a batch takes three of them."""
+    changes: dict[str, Any] = {"model": model, "optimizer": "adam", "lr": 0.01, "micro_batch_size": 6}
+    whole = train(tmp_path / "whole", **changes)
+    for at_step in random.SystemRandom().sample(range(1, 3 * STEPS_PER_EPOCH), 3):
+        path = cut(tmp_path, monkeypatch, at_step, **changes)
+        rest = train(tmp_path / f"rest-{at_step}", resume=path, **changes)
+        assert result_of(rest)["weights_sha256"] == result_of(whole)["weights_sha256"], at_step
+        assert train_losses(rest) == train_losses(whole)[at_step:], at_step
 
 
 def result_of(folder: RunFolder) -> dict[str, Any]:
