@@ -27,6 +27,8 @@ from dljobs.models.catalog import (
 from .freezing import Frozen, freeze
 
 PATH_OPTION = "path"
+TABLE = "csv"
+TEST_OPTION = "test"  # of tables: the path of another one, for tests
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ def absolute_path(entry: DatasetEntry, options: dict[str, Any]) -> None:
         return
     if not options.get(PATH_OPTION):
         raise UsageError(f"dataset {entry.name} needs a path", f"write --data {entry.name}:PATH")
-    options[PATH_OPTION] = str(Path(options[PATH_OPTION]).expanduser().absolute())
+    for name in (PATH_OPTION, TEST_OPTION) if entry.name == TABLE else (PATH_OPTION,):
+        if options.get(name):
+            options[name] = str(Path(options[name]).expanduser().absolute())
 
 
 def _spec_name(frozen: Frozen, target: str) -> str:

@@ -21,7 +21,16 @@ from dljobs.models.options import Option, OptionType, check_options, coerce
 from dljobs.models.threshold import parse_threshold
 
 from . import jobs
-from .choosing import ChosenData, absolute_path, choose_data, choose_model, match
+from .choosing import (
+    PATH_OPTION,
+    TABLE,
+    TEST_OPTION,
+    ChosenData,
+    absolute_path,
+    choose_data,
+    choose_model,
+    match,
+)
 from .continuation import begin_at
 from .database import Database
 from .dispatch import make_plan
@@ -38,6 +47,8 @@ from .sizes import Size
 from .spec import JobSpec, Strategy, Training
 
 MAX_DEVICES = 4096
+# What images have to have in common to be seen by the same model.
+IMAGE_OPTIONS = ("image_size", "channels")
 # Reasons that no time will cure: somebody has to do something.
 NEEDING_HELP = (ReasonCode.NO_WORKERS, ReasonCode.NEVER_FITS, ReasonCode.DEPENDENCY_NEVER_SATISFIED)
 STRATEGIES = ("auto", *get_args(Strategy))
@@ -209,7 +220,7 @@ def prepare_evaluation(job: Mapping[Any, Any], artifact_id: int, data_name: str 
     if data_name is not None and data_name != trained.data:
         chosen = choose_data(data_name)
         name, digest = chosen.name, chosen.digest
-        options = {**{key: o.default for key, o in chosen.entry.options.items()}, **chosen.options}
+        options = _other_options(trained, chosen)
         absolute_path(chosen.entry, options)
         require(chosen.entry.name, chosen.entry.options, options)
         sources = (chosen.source,) if chosen.source is not None else ()
@@ -224,6 +235,16 @@ def prepare_evaluation(job: Mapping[Any, Any], artifact_id: int, data_name: str 
         data_source=digest,
     )
     return NewJob(spec=spec, user=user, name=f"eval of {job['id']}", sources=sources)
+
+
+def _other_options(trained: JobSpec, chosen: ChosenData) -> dict[str, Any]:
+    """The options of data that a model is evaluated on and was not trained on."""
+    if chosen.name == trained.data == TABLE:
+        # Columns, classes and scales are those of the table that was learned from.
+        return {**trained.data_options, TEST_OPTION: chosen.options[PATH_OPTION]}
+    defaults = {key: option.default for key, option in chosen.entry.options.items()}
+    same = {key: trained.data_options[key] for key in IMAGE_OPTIONS if key in defaults and key in trained.data_options}
+    return {**defaults, **same, **chosen.options}
 
 
 def training_options() -> dict[str, Option]:

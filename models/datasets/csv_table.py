@@ -36,6 +36,7 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
     root: Path,
     *,
     path: str = "",
+    test: str = "",
     target: str = "",
     task: Literal["classification", "regression"] = "classification",
     header: Literal["auto", "yes", "no"] = "auto",
@@ -50,16 +51,22 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
 
     Args:
         path: the file, on every machine that trains
+        test: another file with the rows for tests, instead of those that are split off
         target: name or number (from 1) of the column to learn; the last one unless given
         task: classification (any text is a class) or regression (values, which are learned scaled like the features)
         header: whether the first line has names; auto: if no number is in it
         ignore: names or numbers of columns to leave out, with commas between them
         delimiter: what stands between cells; "tab" for a tabulator
-        split: share of the rows for tests
+        split: share of the rows for tests; 0 with a file of its own for them
         seed: of the split
     """
-    check_share("csv", split)
-    table = _read(given_path("csv", path, is_folder=False), header, "\t" if delimiter == "tab" else delimiter)
+    if split or not test:
+        check_share("csv", split)
+
+    def read(text: str) -> Table:
+        return _read(given_path("csv", text, is_folder=False), header, "\t" if delimiter == "tab" else delimiter)
+
+    table = read(path)
     target_column = table.column(target) if target else len(table.names) - 1
     left_out = {table.column(name.strip()) for name in ignore.split(",") if name.strip()}
     if target_column in left_out:
@@ -67,17 +74,20 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
     features = [column for column in range(len(table.names)) if column != target_column and column not in left_out]
     if not features:
         raise DataError(f"{table.path} has no column besides the target {table.names[target_column]!r}")
-    x = torch.tensor(table.numbers(features, "leave such columns out: --set ignore=NAME"), dtype=torch.float64)
-    names, y = (None, table.values(target_column)) if task == "regression" else table.classes(target_column)
-    strata = y if names else torch.zeros(len(y), dtype=torch.int64)
-    train, test = stratified(strata, len(names or " "), split, seed)
-    if not len(train) or not len(test):
-        raise DataError(f"{table.path} has {len(y)} rows: too few to split off {split:g} of them for tests")
-    scaling, values = Scaling.of(x[train]), None if names else Scaling.of(y[train])
-    x, y = scaling(x), values(y) if values else y
+    names = None if task == "regression" else table.classes(target_column)
+    x, y = _samples(table, features, target_column, names)
+    train, rest = _apart(table, y, names, split, seed)
+    x_test, y_test = x[rest], y[rest]
+    if test:
+        x_test, y_test = _samples(read(test).like(table), features, target_column, names)
+    x, y = x[train], y[train]
+    if (y == y[0]).all():
+        same = f"column {table.names[target_column]!r} holds nothing but {float(y[0]):g}"
+        raise DataError(f"{table.path}: {same}: there is nothing to learn")
+    scaling, values = Scaling.of(x), None if names else Scaling.of(y)
     return Data(
-        TensorSplit(x[train], y[train]),
-        TensorSplit(x[test], y[test]),
+        TensorSplit(scaling(x), values(y) if values else y),
+        TensorSplit(scaling(x_test), values(y_test) if values else y_test),
         sample_shape=(len(features),),
         num_classes=len(names) if names else None,
         class_names=names,
@@ -88,6 +98,23 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
         columns=tuple(table.names[column] for column in features) if table.has_names else None,
         target_column=table.names[target_column] if table.has_names else None,
     )
+
+
+def _samples(table: Table, features: list[int], target: int, names: tuple[str, ...] | None) -> tuple[Tensor, Tensor]:
+    """The rows as numbers, float64 [n, features], and their labels, int64 [n], or values, float64 [n, 1]."""
+    x = torch.tensor(table.numbers(features, "leave such columns out: --set ignore=NAME"), dtype=torch.float64)
+    if names is not None:
+        return x, table.labels(target, names)
+    return x, torch.tensor(table.numbers([target], "for classes: --set task=classification"), dtype=torch.float64)
+
+
+def _apart(table: Table, y: Tensor, names: tuple[str, ...] | None, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows for training and those for tests."""
+    strata = torch.zeros(len(y), dtype=torch.int64) if names is None else y
+    train, test = stratified(strata, len(names or " "), share, seed)
+    if not len(train) or (share and not len(test)):
+        raise DataError(f"{table.path} has {len(y)} rows: too few to split off {share:g} of them for tests")
+    return train, test
 
 
 @dataclass(frozen=True)
@@ -119,20 +146,25 @@ class Table:
         """
         return [[self._number(line, cells, column, hint) for column in columns] for line, cells in self.rows]
 
-    def values(self, column: int) -> Tensor:
-        """The column as values to learn, float64 [n, 1].
+    def like(self, other: Table) -> Table:
+        """These rows with their columns in the order of the other table's.
 
         Raises:
-            DataError: a cell is no number, or all hold the same.
+            DataError: a column is not there.
         """
-        numbers = torch.tensor(self.numbers([column], "for classes: --set task=classification"), dtype=torch.float64)
-        if (numbers == numbers[0]).all():
-            same = f"column {self.names[column]!r} holds nothing but {float(numbers[0]):g}"
-            raise DataError(f"{self.path}: {same}: there is nothing to learn")
-        return numbers
+        if not (self.has_names and other.has_names):
+            if len(self.names) != len(other.names):
+                raise DataError(f"{self.path} has {len(self.names)} columns, and {other.path} {len(other.names)}")
+            return Table(self.path, other.names, self.rows, other.has_names)
+        missing = next((name for name in other.names if name not in self.names), None)
+        if missing is not None:
+            raise DataError(f"{self.path} has no column {missing!r}, which {other.path} has")
+        places = [self.names.index(name) for name in other.names]
+        rows = [(line, [cells[place] for place in places]) for line, cells in self.rows]
+        return Table(self.path, other.names, rows, has_names=True)
 
-    def classes(self, column: int) -> tuple[tuple[str, ...], Tensor]:
-        """The names of the classes, in order, and each row's label as int64 [n].
+    def classes(self, column: int) -> tuple[str, ...]:
+        """The names of the classes, in order.
 
         Raises:
             DataError: an empty cell, only one class, or what must be values.
@@ -152,8 +184,21 @@ class Table:
                 f"{self.path}: {what} holds {len(names)} different values such as {names[-1]!r}: these are no classes",
                 hint="to learn values: --set task=regression",
             )
+        return tuple(names)
+
+    def labels(self, column: int, names: tuple[str, ...]) -> Tensor:
+        """The number of each row's class, int64 [n].
+
+        Raises:
+            DataError: a class that is not among the names.
+        """
         index = {name: number for number, name in enumerate(names)}
-        return tuple(names), torch.tensor([index[cell] for _line, cell in cells])
+        for line, cells in self.rows:
+            if (cell := cells[column].strip()) not in index:
+                raise DataError(
+                    f"{self.path}:{line}: the training rows have no class {cell[:40]!r}: {', '.join(names)}"
+                )
+        return torch.tensor([index[cells[column].strip()] for _line, cells in self.rows])
 
     def _number(self, line: int, cells: list[str], column: int, hint: str) -> float:
         value = cell_number(cells[column])

@@ -14,7 +14,7 @@ from .options import job_argument, json_option
 from .output import one_line, print_fields, print_json, print_lines, printable, show_bytes, show_moment
 from .submit import spec_fields
 from .table import Column, print_table
-from .wording import describe, describe_eta, describe_metrics, describe_progress, describe_work
+from .wording import describe, describe_data, describe_eta, describe_metrics, describe_progress, describe_work
 
 Json = dict[str, Any]
 
@@ -78,7 +78,7 @@ def _print_evaluations(evaluations: list[Json]) -> None:
         [
             show_moment(each["created_at"]),
             f"{each['name']}, run {each['run']}" + ("" if each["artifact_id"] else " (dropped)"),
-            each["data"],
+            describe_data(each["data"], each["data_options"]),
             each["user"] + (f", job {each['by_job_id']}" if each["by_job_id"] else ""),
             describe_metrics({**each["result"], "num_samples": None}),
         ]

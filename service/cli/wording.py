@@ -38,7 +38,7 @@ def describe(job: Json) -> str:
 def describe_metrics(values: Json, *, first: str = "") -> str:
     """The numbers among `values` in one line, the most telling ones first."""
     numbers = [name for name, value in values.items() if isinstance(value, int | float)]
-    names = [name for name in dict.fromkeys((first, "accuracy", "loss")) if name in numbers] or numbers
+    names = [name for name in dict.fromkeys((first, "accuracy", "loss", "mae")) if name in numbers] or numbers
     return ", ".join(f"{name} {show_number(values[name])}" for name in names[:MAX_METRICS])
 
 
@@ -60,6 +60,12 @@ def describe_eta(job: Json) -> str:
         return f"starts {show_duration(left_s)}" if left_s >= 1 else "starts now"
     eta_s = (job["progress"] or {}).get("eta_s")
     return "" if eta_s is None else show_duration(eta_s)
+
+
+def describe_data(name: str, options: Json) -> str:
+    """`digits`, or `csv:/tables/a.csv` where a path says which; of tests from elsewhere, their path."""
+    path = options.get("test") or options.get("path")
+    return f"{name}:{path}" if isinstance(path, str) and path else name
 
 
 def describe_size(job: Json) -> str:

@@ -186,7 +186,7 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
         (FLOWERS, {"split": 0.01}, "too few to split off 0.01"),
         ("a,b\n1,2.5\n2,3.5\n", {}, r"2 different values such as '3\.5': these are no classes"),
         ("\n".join(f"{n},{n}" for n in range(9)), {}, "9 different values such as '8': these are no classes"),
-        ("a,b\n1,2\n2,2\n", {"task": "regression"}, "'b' holds nothing but 2: there is nothing to learn"),
+        ("a,b\n" + "1,2\n" * 9, {"task": "regression"}, "'b' holds nothing but 2: there is nothing to learn"),
         ("a,b\n1,x\n2,x\n", {}, "holds nothing but 'x'"),
         ("a,a\n1,2\n", {}, "two columns are called 'a'"),
         ("a,b\n", {}, "has a header and no rows"),
@@ -250,6 +250,29 @@ def test_a_regression_on_a_table_is_told_in_the_tables_units(tmp_path: Path) -> 
     assert all(abs(x - round(x)) < 1e-4 and 0 <= round(x) < 20 for x in curve["points"]["x"])
     x, y = curve["fit"]["x"], curve["fit"]["y"]
     assert y == pytest.approx([200_000 + 300_000 * place for place in x], rel=1e-4, abs=1)
+
+
+def test_tests_from_a_table_of_their_own(tmp_path: Path) -> None:
+    """What it is measured by stays what the training rows gave."""
+    text = "rooms,price\n" + "\n".join(f"{n},{10 * n}" for n in range(20))
+    alone = load_table(tmp_path, text, task="regression")
+    (tmp_path / "other.csv").write_text("price,town,rooms\n7000,x,700\n")
+    other = str(tmp_path / "other.csv")
+    data = load_table(tmp_path, text, task="regression", test=other)
+    assert torch.equal(data.train.batch(torch.arange(16))[0], alone.train.batch(torch.arange(16))[0])
+    x, y = data.test.batch(torch.tensor([0]))
+    assert alone.from_raw is not None
+    assert torch.equal(x, alone.from_raw(torch.tensor([[700.0]])))
+    assert data.in_units(y).item() == pytest.approx(7000)
+    assert len(load_table(tmp_path, text, task="regression", test=other, split=0.0).train) == 20
+    (tmp_path / "other.csv").write_text("price\n7000\n")
+    with pytest.raises(DataError, match=r"other\.csv has no column 'rooms', which .*table\.csv has"):
+        load_table(tmp_path, text, task="regression", test=other)
+    (tmp_path / "other.csv").write_text("length,width,id,kind\n1,1,1,tulip\n")
+    with pytest.raises(DataError, match=r"other\.csv:2: the training rows have no class 'tulip': aster, rose"):
+        load_table(tmp_path, FLOWERS, test=other)
+    with pytest.raises(UsageError, match="'split' of csv"):
+        load_table(tmp_path, FLOWERS, split=0.0)
 
 
 def test_columns_are_found_by_their_names(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from dljobs.errors import UsageError
 from dljobs.models.catalog import models
 from dljobs.service.spec import JobSpec, Training
-from dljobs.service.submission import TRAINING_RANGES, Request, prepare, training_options
+from dljobs.service.submission import TRAINING_RANGES, Request, prepare, prepare_evaluation, training_options
 
 
 @pytest.mark.parametrize("name", list(models()))
@@ -83,3 +84,24 @@ def test_any_setting_is_taken_or_refused_in_words(key: str, value: str) -> None:
         prepare(Request("lenet", sets=[f"{key}={value}"]), "ada")
     except UsageError as error:
         assert error.message
+
+
+def options_of_evaluation(spec: JobSpec, data: str) -> dict[str, object]:
+    job = {"id": 1, "spec_json": spec.to_json()}
+    return dict(prepare_evaluation(job, 7, data, "ada").spec.data_options)
+
+
+def test_another_table_is_measured_by_the_one_that_was_learned_from(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def net(in_features: int, out_features: int): ...\n")
+    sets = ["task=regression", "target=price", "split=0.3"]
+    spec = prepare(Request(f"{tmp_path}/net.py:net", data="csv:/a.csv", sets=sets), "ada").spec
+    options = options_of_evaluation(spec, f"csv:{tmp_path}/b.csv")
+    assert options == {**spec.data_options, "test": f"{tmp_path}/b.csv"}
+    assert options["path"] == "/a.csv"
+
+
+def test_other_images_get_the_size_that_was_learned_from() -> None:
+    spec = prepare(Request("resnet18"), "ada").spec
+    options = options_of_evaluation(spec, "imagefolder:/photos")
+    assert (options["image_size"], options["channels"], options["path"]) == (224, 3, "/photos")
+    assert options_of_evaluation(spec, "mnist") == {}
