@@ -101,8 +101,8 @@ def simulate(
 ) -> None:
     """Run the scheduler over a trace in simulated time, and report what users would have waited.
 
-    A trace has the columns submit_s, devices, duration_s, user and, if wanted, time_s (what the user said it would
-    take) and priority. What decides is the code of the service.
+    A trace has the columns submit_s, devices (4, 2-8 or 0.25), duration_s, user and, if wanted, time_s (what the user
+    said it would take) and priority. What decides is the code of the service.
 
     \b
     Examples:
@@ -115,7 +115,7 @@ def simulate(
 
     num_nodes, node_size = asked["cluster"]
     jobs = _jobs(**asked)
-    if all(job.num_devices > node_size for job in jobs):
+    if all(job.size.min_devices > node_size for job in jobs):
         hint = "gangs over several nodes are not simulated"
         raise UsageError(f"no job of the trace fits on a node of {node_size} devices", hint)
     if output is not None:
@@ -176,7 +176,7 @@ def _print(summaries: Mapping[str, Summary]) -> None:
     for name, each in summaries.items():
         rows.append(_wait_row(name, "all", each.waits))
         rows.append(_wait_row("", "light users", each.waits_of_light_users))
-        rows += [_wait_row("", str(size), waits) for size, waits in each.waits_by_size.items()]
+        rows += [_wait_row("", size, waits) for size, waits in each.waits_by_size.items()]
     print_table(WAIT_COLUMNS, rows)
     if num_never := max(each.num_never_fit for each in summaries.values()):
         print_lines(["", f"{num_never} jobs are larger than a node and never start"])

@@ -45,13 +45,13 @@ def _draw_waits(axes: Axes, name: str, record: Record) -> None:
 
 
 def _draw_busy(axes: Axes, name: str, record: Record) -> None:
-    changes: dict[float, int] = {}
+    changes: dict[float, float] = {}
     for job in record.jobs:
         if job.id in record.starts:
             start_s = record.starts[job.id]
-            changes[start_s] = changes.get(start_s, 0) + job.num_devices
-            end_s = start_s + job.duration_s
-            changes[end_s] = changes.get(end_s, 0) - job.num_devices
+            changes[start_s] = changes.get(start_s, 0) + record.held[job.id]
+            end_s = record.ends[job.id]
+            changes[end_s] = changes.get(end_s, 0) - record.held[job.id]
     moments = sorted(changes)
     busy = list(accumulate(changes[moment] for moment in moments))
     every = max(len(moments) // MOST_POINTS, 1)

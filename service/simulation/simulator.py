@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from heapq import heappop, heappush
 
 from dljobs.service.scheduling.planning import plan_on
@@ -19,9 +20,11 @@ from dljobs.service.scheduling.rows import (
     ANYWHERE,
     OfferedDevice,
     OfferingWorker,
-    Part,
+    Placed,
     Policy,
     RunningJob,
+    Selector,
+    Share,
     Snapshot,
     WaitingJob,
 )
@@ -53,12 +56,16 @@ class Record:
 
     Args:
         starts: when each job started, by id.
+        ends: when it ended.
+        held: how many devices it had; of one that was shared, its part.
         plan_s: the wall time of each plan that considered anything.
     """
 
     jobs: Sequence[TraceJob]
     num_devices: int
     starts: dict[int, float] = field(default_factory=dict)
+    ends: dict[int, float] = field(default_factory=dict)
+    held: dict[int, float] = field(default_factory=dict)
     plan_s: list[float] = field(default_factory=list)
 
 
@@ -67,11 +74,11 @@ class _Shares:
 
     def __init__(self, half_life_s: float) -> None:
         self._rate = math.log(2) / half_life_s
-        self._used: dict[str, tuple[float, float, int]] = {}  # device-seconds, as of, devices held since
+        self._used: dict[str, tuple[float, float, float]] = {}  # device-seconds, as of, devices held since
 
-    def hold(self, user: str, num_devices: int, now: float) -> None:
+    def hold(self, user: str, num_devices: float, now: float) -> None:
         """The user holds so many more devices, or fewer."""
-        held = self._used.get(user, (0.0, now, 0))[2]
+        held = self._used.get(user, (0.0, now, 0.0))[2]
         self._used[user] = (self._at(user, now), now, held + num_devices)
 
     def at(self, now: float) -> dict[str, float]:
@@ -79,7 +86,7 @@ class _Shares:
         return {user: self._at(user, now) for user in self._used}
 
     def _at(self, user: str, now: float) -> float:
-        used, since, held = self._used.get(user, (0.0, now, 0))
+        used, since, held = self._used.get(user, (0.0, now, 0.0))
         kept = math.exp(-self._rate * (now - since))
         return used * kept + held * (1 - kept) / self._rate
 
@@ -96,8 +103,9 @@ class Simulator:
         self._estimates = estimates
         self._jobs = {job.id: job for job in jobs}
         self._waiting: dict[int, WaitingJob] = {}
-        self._sizes: Counter[int] = Counter()  # of those that wait
-        self._running: dict[int, tuple[RunningJob, tuple[Part, ...]]] = {}
+        self._sizes: Counter[int] = Counter()  # of those that wait: the least that they need
+        self._num_shares = 0  # of those that wait for a part of a device
+        self._running: dict[int, tuple[RunningJob, Placed]] = {}
         self._ends: list[tuple[float, int]] = []
         self._shares = _Shares(HALF_LIFE_S)
         self._record = Record(jobs, num_nodes * node_size)
@@ -105,7 +113,7 @@ class Simulator:
 
     def run(self) -> Record:
         """Let all jobs arrive and end."""
-        arrivals = iter([job for job in self._record.jobs if job.num_devices <= self._node_size])
+        arrivals = iter([job for job in self._record.jobs if job.size.min_devices <= self._node_size])
         arriving = next(arrivals, None)
         while arriving is not None or self._ends:
             now = min(self._ends[0][0] if self._ends else math.inf, arriving.submit_s if arriving else math.inf)
@@ -114,42 +122,75 @@ class Simulator:
             while arriving is not None and arriving.submit_s <= now:
                 self._submit(arriving)
                 arriving = next(arrivals, None)
-            # Nothing smaller than the largest gap waits: the plan would be empty.
-            if self._sizes and min(self._sizes) <= self._pool.most_free():
+            if self._may_start():
                 self._plan(now)
         return self._record
 
+    def _may_start(self) -> bool:
+        """Whether anything that waits is as small as the largest gap; else the plan would be empty."""
+        if self._sizes and min(self._sizes) <= self._pool.most_free():
+            return True
+        return self._num_shares > 0 and self._cluster.shared.has_room
+
     def _submit(self, job: TraceJob) -> None:
-        told = {Estimates.EXACT: job.duration_s, Estimates.TRACE: job.time_s, Estimates.NONE: None}[self._estimates]
-        self._sizes[job.num_devices] += 1
+        size = job.size
+        longest = job.duration_on(size.min_devices)
+        told = {Estimates.EXACT: longest, Estimates.TRACE: job.time_s, Estimates.NONE: None}[self._estimates]
+        self._sizes[size.min_devices] += 1
+        self._num_shares += size.share_percent < 100
         self._waiting[job.id] = WaitingJob(
-            job.id, job.num_devices, job.priority, job.submit_s, job.user, duration_s=told
+            job.id,
+            size.min_devices,
+            job.priority,
+            job.submit_s,
+            job.user,
+            selector=_selector(size.share_percent),
+            duration_s=told,
+            most_devices=min(size.num_devices, self._node_size),
         )
 
     def _plan(self, now: float) -> None:
         begun = time.perf_counter()
         usage = self._shares.at(now) if self._policy.fair_share else {}
-        running = [job for job, _parts in self._running.values()]
+        running = [job for job, _placed in self._running.values()]
         snapshot = Snapshot(now, list(self._waiting.values()), self._cluster.workers, running, usage)
         placed = plan_on(self._cluster, snapshot, self._policy).placed
         self._record.plan_s.append(time.perf_counter() - begun)
         for each in placed:
-            job = self._waiting.pop(each.job_id)
-            self._sizes[job.num_devices] -= 1
-            if not self._sizes[job.num_devices]:
-                del self._sizes[job.num_devices]
-            told_end_at = None if job.duration_s is None else now + job.duration_s
-            running_job = RunningJob(job.id, job.num_devices, job.user, (), told_end_at)
-            self._running[job.id] = (running_job, each.parts)
-            heappush(self._ends, (now + self._jobs[job.id].duration_s, job.id))
-            self._shares.hold(job.user, job.num_devices, now)
-            self._record.starts[job.id] = now
+            self._start(each, now)
+
+    def _start(self, placed: Placed, now: float) -> None:
+        job, size = self._waiting.pop(placed.job_id), self._jobs[placed.job_id].size
+        self._sizes[job.num_devices] -= 1
+        if not self._sizes[job.num_devices]:
+            del self._sizes[job.num_devices]
+        self._num_shares -= size.share_percent < 100
+        num_devices = len(placed.device_ids)
+        end_at = now + self._jobs[job.id].duration_on(num_devices)
+        told_end_at = None if job.duration_s is None else now + job.duration_s
+        if self._estimates is Estimates.EXACT:
+            told_end_at = end_at
+        running = RunningJob(job.id, num_devices, job.user, (), told_end_at, size.share_percent)
+        self._running[job.id] = (running, placed)
+        heappush(self._ends, (end_at, job.id))
+        held = running.size_percent / 100
+        self._shares.hold(job.user, held, now)
+        self._record.starts[job.id], self._record.ends[job.id], self._record.held[job.id] = now, end_at, held
 
     def _end(self, job_id: int, now: float) -> None:
-        job, parts = self._running.pop(job_id)
-        for part in parts:
-            self._cluster.give_back(part.worker_id - 1, part.device_ids)
-        self._shares.hold(job.user, -job.num_devices, now)
+        job, placed = self._running.pop(job_id)
+        for part in placed.parts:
+            if placed.sharer is not None:
+                self._cluster.leave(part.worker_id - 1, part.device_ids[0], job_id)
+            else:
+                self._cluster.give_back(part.worker_id - 1, part.device_ids)
+        self._shares.hold(job.user, -job.size_percent / 100, now)
+
+
+@cache
+def _selector(share_percent: int) -> Selector:
+    """One object for each share, which makes comparing cheap."""
+    return ANYWHERE if share_percent == 100 else Selector(share=Share(share_percent))
 
 
 def make_cluster(num_nodes: int, node_size: int) -> Cluster:

@@ -1,7 +1,7 @@
 """The summary of a simulation: what it is judged by.
 
 wait              seconds from submission to start: mean and percentiles (nearest rank), of all jobs and by devices
-bounded slowdown  max(1, (wait + duration) / max(duration, 10 s)), after Feitelson and Rudolph: short jobs do not
+bounded slowdown  max(1, (end - submission) / max(duration, 10 s)), after Feitelson and Rudolph: short jobs do not
                   count for hundreds
 utilisation       of the devices between the first and the last submission: what comes after is only the tail
 fairness          Jain's index of the users' mean bounded slowdowns: 1 is the same for all, 1/n is all for one
@@ -15,6 +15,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from dljobs.service.sizes import Size
 
 from .simulator import Record
 from .trace import TraceJob
@@ -35,13 +37,13 @@ class Waits:
 
 @dataclass(frozen=True)
 class Summary:
-    """One simulation in numbers; `waits_by_size` is by devices."""
+    """One simulation in numbers; `waits_by_size` is by devices, as `sizes.Size` writes them."""
 
     num_jobs: int
     num_never_fit: int
     utilisation: float
     waits: Waits
-    waits_by_size: dict[int, Waits]
+    waits_by_size: dict[str, Waits]
     waits_of_light_users: Waits
     bounded_slowdown_mean: float
     bounded_slowdown_p95: float
@@ -54,26 +56,21 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as `--json` prints it."""
-        values = asdict(self)
-        values["waits_by_size"] = {str(size): waits for size, waits in values["waits_by_size"].items()}
-        return values
+        return asdict(self)
 
 
 def summarise(record: Record) -> Summary:
     """The summary of a simulation in which at least one job ran."""
     jobs = [job for job in record.jobs if job.id in record.starts]
     waits = {job.id: record.starts[job.id] - job.submit_s for job in jobs}
-    slowdowns = [max(1.0, (waits[job.id] + job.duration_s) / max(job.duration_s, LEAST_DURATION_S)) for job in jobs]
-    by_size: dict[int, list[float]] = {}
+    slowdowns = [max(1.0, (record.ends[job.id] - job.submit_s) / max(job.duration_s, LEAST_DURATION_S)) for job in jobs]
+    by_size: dict[Size, list[float]] = {}
     by_user: dict[str, list[float]] = {}
     for job, slowdown in zip(jobs, slowdowns, strict=True):
-        by_size.setdefault(job.num_devices, []).append(waits[job.id])
+        by_size.setdefault(job.size, []).append(waits[job.id])
         by_user.setdefault(job.user, []).append(slowdown)
     first_s, last_s = jobs[0].submit_s, max(job.submit_s for job in record.jobs)
-    busy = sum(
-        job.num_devices * max(min(record.starts[job.id] + job.duration_s, last_s) - record.starts[job.id], 0.0)
-        for job in jobs
-    )
+    busy = sum(record.held[job.id] * max(min(record.ends[job.id], last_s) - record.starts[job.id], 0.0) for job in jobs)
     plan_s, light_users = sorted(record.plan_s), _light_users(jobs)
     return Summary(
         num_jobs=len(jobs),
@@ -81,11 +78,11 @@ def summarise(record: Record) -> Summary:
         utilisation=busy / (record.num_devices * (last_s - first_s)) if last_s > first_s else 0.0,
         waits=_waits(list(waits.values())),
         waits_of_light_users=_waits([waits[job.id] for job in jobs if job.user in light_users]),
-        waits_by_size={size: _waits(found) for size, found in sorted(by_size.items())},
+        waits_by_size={str(size): _waits(by_size[size]) for size in sorted(by_size, key=_smallness)},
         bounded_slowdown_mean=statistics.fmean(slowdowns),
         bounded_slowdown_p95=percentile(sorted(slowdowns), 95),
         fairness=_jain([statistics.fmean(found) for found in by_user.values()]),
-        makespan_s=max(record.starts[job.id] + job.duration_s for job in jobs) - first_s,
+        makespan_s=max(record.ends[job.id] for job in jobs) - first_s,
         num_plans=len(plan_s),
         plan_p50_ms=1000 * percentile(plan_s, 50),
         plan_p99_ms=1000 * percentile(plan_s, 99),
@@ -98,10 +95,14 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]
 
 
+def _smallness(size: Size) -> tuple[int, int, int]:
+    return size.share_percent, size.num_devices, size.min_devices
+
+
 def _light_users(jobs: Sequence[TraceJob]) -> set[str]:
     used: dict[str, float] = {}
     for job in jobs:
-        used[job.user] = used.get(job.user, 0.0) + job.num_devices * job.duration_s
+        used[job.user] = used.get(job.user, 0.0) + job.device_s
     ranked = sorted(used, key=lambda user: (used[user], user))
     return set(ranked[: (len(ranked) + 1) // 2])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_the_figures_of_the_example() -> None:
     assert figures.makespan_s == 209.0
     assert figures.waits.mean_s == pytest.approx((99 + 108 + 108) / 5)
     assert (figures.waits.p50_s, figures.waits.p95_s) == (99.0, 108.0)
-    assert figures.waits_by_size[4].p50_s == 99.0
+    assert figures.waits_by_size["4"].p50_s == 99.0
     assert figures.utilisation == pytest.approx(3 / 4)
     assert figures.bounded_slowdown_mean == pytest.approx((1 + 1 + 109 / 10 + 206 / 98 + 207 / 99) / 5)
 
@@ -75,6 +76,39 @@ def test_no_device_has_two_jobs_and_each_job_runs_once(policy: str) -> None:
     for moment in sorted(changes):
         busy += changes[moment]
         assert 0 <= busy <= 32
+
+
+def test_ranges_and_shares_by_hand() -> None:
+    """Four devices: the range gets the two that are left and runs twice as long; four quarters share one device."""
+    quarters = [TraceJob(number, 1.0, 1, 30.0, "bob", share_percent=25) for number in (3, 4, 5, 6)]
+    jobs = [TraceJob(1, 0.0, 1, 60.0, "ada"), *quarters, TraceJob(2, 2.0, 4, 10.0, "ada", min_devices=1)]
+    record = simulate(sorted(jobs, key=lambda job: job.submit_s))
+    assert record.starts == {1: 0.0, 2: 2.0, 3: 1.0, 4: 1.0, 5: 1.0, 6: 1.0}
+    assert record.held == {1: 1.0, 2: 2.0, 3: 0.25, 4: 0.25, 5: 0.25, 6: 0.25}
+    assert record.ends[2] == 22.0
+    figures = summarise(record)
+    assert list(figures.waits_by_size) == ["0.25", "1", "1-4"]
+    assert figures.makespan_s == 60.0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_shares_and_ranges_use_no_more_than_there_is(policy: str) -> None:
+    changed = [
+        replace(job, share_percent=25) if job.num_devices == 1 and job.id % 2 else
+        replace(job, min_devices=1) if job.num_devices > 1 and job.id % 2 else job
+        for job in trace()
+    ]  # fmt: skip
+    record = simulate(changed, policy, num_nodes=4, node_size=8)
+    assert set(record.starts) == {job.id for job in changed}
+    assert any(record.held[job.id] < job.num_devices for job in changed if job.min_devices)
+    changes: Counter[float] = Counter()
+    for job_id, held in record.held.items():
+        changes[record.starts[job_id]] += held  # type: ignore[assignment]
+        changes[record.ends[job_id]] -= held  # type: ignore[assignment]
+    busy = 0.0
+    for moment in sorted(changes):
+        busy += changes[moment]
+        assert -1e-9 <= busy <= 32 + 1e-9
 
 
 def test_strict_order_overtakes_nobody() -> None:
@@ -123,7 +157,8 @@ def test_the_load_is_what_was_asked_for() -> None:
 
 
 def test_a_trace_survives_its_file(tmp_path: Path) -> None:
-    jobs = [*trace(num_jobs=50)[:49], TraceJob(50, 1e9, 3, 0.5, "eve, the first", 7.25, 90)]
+    jobs = [*trace(num_jobs=50)[:47], TraceJob(48, 1e9, 3, 0.5, "eve, the first", 7.25, 90)]
+    jobs += [TraceJob(49, 1e9, 8, 1.5, "bob", min_devices=2), TraceJob(50, 2e9, 1, 1.5, "bob", share_percent=25)]
     write_trace(tmp_path / "trace.csv", jobs)
     assert read_trace(tmp_path / "trace.csv") == jobs
 
