@@ -110,9 +110,12 @@ def held_devices(connection: Connection) -> list[RowMapping]:
 
 
 def placement(connection: Connection, run_id: int) -> list[RowMapping]:
-    """The devices a run holds or held, each with the `node_rank` of its part, in their order on the node."""
+    """The devices a run holds or held, in their order on the node.
+
+    Each with the `node_rank` of its part, the `percent` that are the run's, and the `kept_bytes` of a shared device.
+    """
     query = (
-        select(devices, leases.c.node_rank)
+        select(devices, leases.c.node_rank, leases.c.percent, leases.c.memory_bytes.label("kept_bytes"))
         .join(leases, leases.c.device_id == devices.c.id)
         .where(leases.c.run_id == run_id)
         .order_by(leases.c.node_rank, devices.c.position)

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, RowMapping, func, select
 
 from . import leases, ledger, nodes, quarantine, registration
 from .clock import read_now
+from .gpus import CUDA_CONTEXT_BYTES
 from .policy import ServicePolicy, read_policy
 from .scheduling.estimates import RunProgress, expected_end_at, usual_duration_s
 from .scheduling.rows import (
@@ -35,9 +36,7 @@ from .tables import dependencies, jobs, runs
 
 NUM_REMEMBERED = 5  # finished jobs of a model and a number of devices that say how long one takes
 NUM_MEASURED = 50  # finished jobs of a model on one device, among which those of a batch size say what memory it takes
-# To what PyTorch once took: what CUDA itself takes for each process, and what another run may take more.
-CUDA_CONTEXT_BYTES = 600_000_000
-MEASURED_HEADROOM = 1.1
+MEASURED_HEADROOM = 1.1  # what another run may take more of a device's memory
 
 # As much of a job's row as scheduling needs: a spec of thousands of jobs would take longer to read than to plan.
 _JOB_COLUMNS = (

@@ -81,6 +81,7 @@ class RunRequest:
     num_threads: int  # for each rank
     data_dir: str
     folder: str
+    memory_bytes: int | None = None  # all that the run may take of a device that it shares
     resume: str | None = None  # a checkpoint to continue from
     resumes_other_job: bool = False  # whose settings may have been others
     state_dict: str | None = None  # the weights that a job of kind "evaluate" loads

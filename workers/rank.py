@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from . import strategies, workload
+from . import device_memory, strategies, workload
 from .channel import EventWriter
 from .failure import describe
 from .folder import RunFolder, RunRequest
@@ -70,10 +70,15 @@ def _run(request: RunRequest, channel: EventWriter) -> None:
     strategy = strategies.join(request.spec.strategy, request.device_kind, len(request.devices))
     threads = f"{request.num_threads} thread{'s' if request.num_threads > 1 else ''}"
     print(f"rank {strategy.rank} of {strategy.world_size} on {strategy.device}, {threads}, {strategy.name}", flush=True)
-    if request.spec.kind == "evaluate":
-        workload.run_evaluation(request, strategy, channel)
-    else:
-        Trainer(request, strategy, channel).run()
+    device_memory.cap(strategy.device, request.memory_bytes)
+    try:
+        if request.spec.kind == "evaluate":
+            workload.run_evaluation(request, strategy, channel)
+        else:
+            Trainer(request, strategy, channel).run()
+    finally:
+        if (peak := device_memory.peak_bytes(strategy.device)) is not None:
+            channel.write("memory", peak_bytes=peak)
 
 
 def _die_with_parent() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import case
+
 from dljobs.errors import Unreachable
 from dljobs.service import logs, metrics
 from dljobs.service.clock import now
@@ -19,6 +21,7 @@ from dljobs.service.database import Database
 from dljobs.service.logs import MAX_LINE_LENGTH
 from dljobs.service.metrics import Point
 from dljobs.service.runs import RunKey, fenced_update
+from dljobs.service.tables import runs
 
 from .channel import Event, read_events
 from .folder import RunFolder
@@ -134,6 +137,9 @@ def _progress_of(events: list[Event]) -> dict[str, Any]:
         elif event["type"] == "progress":
             values |= {name: event[name] for name in ("step", "total_steps", "epoch", "steps_per_s")}
             values["progress_at"] = now()
+    if peaks := [int(event["peak_bytes"]) for event in events if event["type"] == "memory"]:
+        known = runs.c.peak_memory_bytes  # of ranks whose events came earlier
+        values["peak_memory_bytes"] = case((known > max(peaks), known), else_=max(peaks))
     return values
 
 

@@ -230,6 +230,7 @@ class Supervisor:
             devices=[device["uuid"] for device in devices],
             world_size=self._world_size,
             num_threads=self.assignment.num_threads,
+            memory_bytes=devices[0]["kept_bytes"] or None,
             data_dir=str(self._data_dir),
             folder=str(self._folder.path),
             resume=str(self._folder.resume_file) if resume else None,

@@ -13,11 +13,12 @@ from dljobs.service import leases, runs
 from dljobs.service.alteration import alter_job
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch, make_plan
+from dljobs.service.gpus import CUDA_CONTEXT_BYTES
 from dljobs.service.registration import DeviceInfo
 from dljobs.service.runs import Outcome, create_run
 from dljobs.service.scheduling.rows import Part, Selector, Sharer
 from dljobs.service.sizes import Size
-from dljobs.service.snapshot import CUDA_CONTEXT_BYTES, MEASURED_HEADROOM
+from dljobs.service.snapshot import MEASURED_HEADROOM
 from dljobs.service.tables import devices, ledger
 from dljobs.service.tables import leases as lease_table
 from dljobs.service.tables import runs as run_table
