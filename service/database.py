@@ -173,6 +173,8 @@ _REFUSALS = (
     ("root certificate file", "cannot be verified: the authority's file is not there", "sslrootcert"),
     ("does not match host name", "shows a certificate for another name than its URL has", "name"),
     ("server does not support SSL", "does not speak TLS", "tls"),
+    ("no encryption", "takes no connection without TLS", "sslrootcert"),
+    ("no pg_hba.conf entry", "lets this user in from nowhere near here", "user"),
     ("password authentication failed", "refuses this user or password", "user"),
 )
 _CURES = {
