@@ -32,7 +32,7 @@ from . import (
 from .clock import read_now
 from .database import Database, open_database
 from .dispatch import Planned, make_plan
-from .parts import list_parts
+from .parts import list_parts, nodes_by_rank
 from .schema import HEAD, current_revision
 from .settings import Settings
 from .source_files import describe_sources
@@ -255,7 +255,8 @@ def list_lines(
     with database.read() as connection:
         numbers = run_numbers(connection, job_id, run)
         rows = logs.list_lines(connection, list(numbers), rank=rank, tail=tail)
-    return [views.line_view(row, numbers[row["run_id"]]) for row in rows]
+        nodes = nodes_by_rank(connection, list(numbers))
+    return [views.line_view(row, numbers[row["run_id"]], nodes) for row in rows]
 
 
 def run_numbers(connection: Connection, job_id: int, run: int | None = None) -> dict[int, int]:

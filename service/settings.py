@@ -34,6 +34,7 @@ class Settings:
     data_dir: Path
     user: str
     node: str  # "" = the host's name
+    interface: str  # "" = the one that leads to the database
     lease_s: float
     heartbeat_s: float
     sweep_s: float
@@ -85,6 +86,7 @@ _DEFAULTS: dict[str, Any] = {
     "data_dir": "",
     "user": "",
     "node": "",
+    "interface": "",
     "lease_s": 60.0,
     "heartbeat_s": 15.0,
     "sweep_s": 5.0,
@@ -113,6 +115,7 @@ MEANINGS = {
     "data_dir": "where datasets are kept",
     "user": "who submits",
     "node": "what to call this machine; unset: its host name, which a container changes with each start",
+    "interface": "eth0, or an address: where workers of other nodes reach this one; unset: the way to the database",
     "lease_s": "a run whose worker has been silent for so long is given to another",
     "heartbeat_s": "how often a worker renews its leases",
     "sweep_s": "how often a worker looks for what a lost message left waiting",

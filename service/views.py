@@ -242,9 +242,15 @@ def event_view(event: Row) -> Json:
     return {name: event[name] for name in _EVENT_COLUMNS}
 
 
-def line_view(line: Row, run_number: int) -> Json:
-    """A line of a log; rank null is the worker's own word."""
-    return {"id": line["id"], "run": run_number, "rank": line["rank"], "at": line["at"], "line": line["line"]}
+def line_view(line: Row, run_number: int, nodes: Mapping[int, Sequence[str]]) -> Json:
+    """A line of a log; rank null is the worker's own word.
+
+    Args:
+        nodes: of the runs over several nodes, by id, those of their ranks.
+    """
+    rank, ranks = line["rank"], nodes.get(line["run_id"], ())
+    node = ranks[rank] if rank is not None and rank < len(ranks) else None
+    return {"id": line["id"], "run": run_number, "rank": rank, "node": node, "at": line["at"], "line": line["line"]}
 
 
 def artifact_view(artifact: Row) -> Json:

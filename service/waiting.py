@@ -18,6 +18,7 @@ from dljobs.errors import DljobsError, NotFinished, Unreachable
 
 from . import artifacts, logs, reports, runs, views
 from .database import Database
+from .parts import nodes_by_rank
 from .states import ENDED_JOBS
 from .views import Json
 
@@ -177,7 +178,8 @@ def _glimpse(
     numbers = reports.run_numbers(connection, job_id)
     last = None if tail is None else max(tail, 1)
     rows = logs.list_lines(connection, list(numbers), rank=rank, after_id=after_id, tail=last, limit=LINES_AT_ONCE)
-    return Glimpse(job, [views.line_view(row, numbers[row["run_id"]]) for row in rows])
+    of_ranks = nodes_by_rank(connection, list({row["run_id"] for row in rows}))
+    return Glimpse(job, [views.line_view(row, numbers[row["run_id"]], of_ranks) for row in rows])
 
 
 def _job(connection: Connection, job_id: int, lease_s: float) -> Json:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import select
 import signal
@@ -42,9 +43,10 @@ class Cluster:
     redis: EmbeddedRedis
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
 
-    def start_worker(self, name: str = "w1", cpu_devices: int = 4, **options: Any) -> WorkerProcess:
+    def start_worker(self, name: str = "w1", cpu_devices: int = 4, *, node: str = "", **options: Any) -> WorkerProcess:
         """Start a worker and wait until it is ready."""
-        worker = WorkerProcess(self.settings, {"gpus": None, "cpu_devices": cpu_devices, "name": name, **options})
+        settings = dataclasses.replace(self.settings, node=node)
+        worker = WorkerProcess(settings, {"gpus": None, "cpu_devices": cpu_devices, "name": name, **options})
         self.workers[name] = worker
         self.await_ready(worker)
         return worker

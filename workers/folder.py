@@ -76,7 +76,7 @@ class RunRequest:
     run_number: int
     spec: JobSpec
     device_kind: Literal["cuda", "cpu"]
-    devices: list[str]  # UUIDs of GPUs, or the names of CPU stand-ins
+    devices: list[str]  # on this node: UUIDs of GPUs, or the names of CPU stand-ins
     world_size: int
     num_threads: int  # for each rank
     data_dir: str
@@ -85,6 +85,7 @@ class RunRequest:
     resume: str | None = None  # a checkpoint to continue from
     resumes_other_job: bool = False  # whose settings may have been others
     state_dict: str | None = None  # the weights that a job of kind "evaluate" loads
+    interface: str = ""  # the network interface towards the run's other nodes; empty if there are none
     version: int = field(default=RUN_VERSION)
 
     def write(self) -> Path:

@@ -35,7 +35,7 @@ from dljobs.errors import DljobsError
 
 from . import rank
 from .folder import RunFolder
-from .rendezvous import LOOPBACK, LocalRendezvous
+from .rendezvous import Rendezvous, host
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,13 @@ class RankExit:
 
 
 class Launch:
-    """The ranks of one run, from their start to the last one's end."""
+    """The ranks of one run on this node, from their start to the last one's end."""
 
-    def __init__(self, folder: RunFolder, world_size: int) -> None:
+    def __init__(self, folder: RunFolder, num_ranks: int, rendezvous: Rendezvous, first_rank: int) -> None:
         self.folder = folder
-        self.world_size = world_size
+        self.num_ranks = num_ranks
+        self.rendezvous = rendezvous
+        self.first_rank = first_rank
         self.done = threading.Event()
         self.error: str | None = None  # the agent's own, such as no free port or no memory for a fork
         self._lock = threading.Lock()
@@ -94,7 +96,7 @@ class Launch:
         with self._lock:
             self._is_killed = True
             ended = {end.rank for end in self._exits}
-            for number, process in enumerate(self._processes):
+            for number, process in enumerate(self._processes, self.first_rank):
                 if number not in ended:
                     _kill_session(process.pid)
 
@@ -109,7 +111,7 @@ class Launch:
         """Note which ranks have ended, and end what they left behind. True once all have. Agent's thread only."""
         with self._lock:
             ended = {end.rank for end in self._exits}
-            for number, process in enumerate(self._processes):
+            for number, process in enumerate(self._processes, self.first_rank):
                 if number not in ended and process.exitcode is not None:
                     pid = process.pid or 0
                     was_killed = self._is_killed and process.exitcode == -signal.SIGKILL
@@ -153,9 +155,17 @@ class Launcher:
         for name, trace in zoo_failures.items():
             log.warning("%s cannot be imported, and jobs that need it will fail:\n%s", name, trace)
 
-    def launch(self, folder: RunFolder, world_size: int) -> Launch:
-        """Start the ranks of the run whose `run.json` is in `folder`; returns at once."""
-        launch = Launch(folder, world_size)
+    def launch(
+        self, folder: RunFolder, num_ranks: int, rendezvous: Rendezvous | None = None, *, first_rank: int = 0
+    ) -> Launch:
+        """Start the ranks of the run whose `run.json` is in `folder`; returns at once.
+
+        Args:
+            num_ranks: how many of them are on this node.
+            rendezvous: with the other nodes of the run; None if there are none.
+            first_rank: the first rank on this node.
+        """
+        launch = Launch(folder, num_ranks, rendezvous or host(), first_rank)
         with self._lock:
             self._launches.add(launch)
         # A daemon: a worker that ends must not wait for its ranks, which die with it.
@@ -242,6 +252,9 @@ class _Agent(LocalElasticAgent):
             return RunResult(state=WorkerState.FAILED)
         return result
 
+    def _exit_barrier(self) -> None:
+        """No waiting for other nodes, which may be gone: their supervisors tell each other through the database."""
+
     def _wait_for_news(self) -> None:
         """Until a rank ends or returns, but no longer than torchrun's own interval. The order of ends is evidence."""
         running = [process.sentinel for process in self._context().processes if process.exitcode is None]
@@ -259,13 +272,13 @@ def _supervise(launch: Launch, entry: Callable[[str], None]) -> None:
     """Run torchrun's agent in this thread until all ranks have ended."""
     spec = WorkerSpec(
         role="rank",
-        local_world_size=launch.world_size,
+        local_world_size=launch.num_ranks,
         entrypoint=entry,
         args=(str(launch.folder.run_json),),
-        rdzv_handler=LocalRendezvous(),
+        rdzv_handler=launch.rendezvous,
         max_restarts=0,
         monitor_interval=_TURN_S,
-        local_addr=LOOPBACK,
+        local_addr=launch.rendezvous.address,
     )
     _Agent(spec, launch).run()
 

@@ -40,6 +40,24 @@ class Evidence:
     hung: str = ""  # why the ranks were taken to hang, and killed
     stacks: dict[int, str] = field(default_factory=dict)  # rank -> where it stood then
 
+    def to_json(self) -> dict[str, Any]:
+        """What another node of the run saw, for `absorb` on its head."""
+        return {
+            "exits": [dataclasses.asdict(end) for end in self.exits],
+            "errors": self.errors,
+            "launch_error": self.launch_error,
+            "out_of_memory_kills": self.out_of_memory_kills,
+            "stacks": {str(rank): place for rank, place in self.stacks.items()},
+        }
+
+    def absorb(self, seen: dict[str, Any]) -> None:
+        """Add what was seen on another node of the run."""
+        self.exits = [*self.exits, *(RankExit(**end) for end in seen.get("exits", ()))]
+        self.errors += seen.get("errors", ())
+        self.launch_error = self.launch_error or seen.get("launch_error")
+        self.out_of_memory_kills += seen.get("out_of_memory_kills", 0)
+        self.stacks |= {int(rank): place for rank, place in seen.get("stacks", {}).items()}
+
     def describe(self) -> dict[str, Any]:
         """What the run's row keeps of it."""
         told = ("rank", "exception", "message", "secondary")
@@ -104,6 +122,8 @@ def _describe_stop(evidence: Evidence) -> str:
     what = _ASKED_FOR.get(evidence.stop, str(evidence.stop))
     if evidence.stopped is not None:
         return f"{what}: stopped after step {evidence.stopped.get('step')}"
+    if not evidence.exits and evidence.launch_error is None:
+        return f"{what} before the ranks were started"
     return f"{what}: the ranks did not stop in time and were killed"
 
 

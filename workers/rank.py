@@ -67,7 +67,7 @@ def main(run_json: str) -> None:
 
 def _run(request: RunRequest, channel: EventWriter) -> None:
     torch.set_num_threads(request.num_threads)
-    strategy = strategies.join(request.spec.strategy, request.device_kind, len(request.devices))
+    strategy = strategies.join(request.spec.strategy, request.device_kind, len(request.devices), request.interface)
     threads = f"{request.num_threads} thread{'s' if request.num_threads > 1 else ''}"
     print(f"rank {strategy.rank} of {strategy.world_size} on {strategy.device}, {threads}, {strategy.name}", flush=True)
     device_memory.cap(strategy.device, request.memory_bytes)

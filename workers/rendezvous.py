@@ -1,31 +1,45 @@
-"""The rendezvous of a run on one node: a store on a free loopback port, and nobody to wait for.
+"""The rendezvous of a run: a store that the agents of its nodes share, and no waiting for anybody.
 
 torchrun's own c10d rendezvous sleeps a random time of up to 0.3 s before its first round, to spread the load of many
-nodes, and keeps a heartbeat thread for each run. A run on one node has no one to meet: it needs only the store, which
-the ranks then share. It knows nothing of ranks or of what they run.
+nodes, and keeps a heartbeat thread for each run. Here the nodes are known before the run begins (its parts), and who
+of them is there is in the database (`gang.py`): only the store is needed, which the ranks then share. It knows
+nothing of ranks or of what they run.
 """
 
 from __future__ import annotations
 
 import datetime
+import socket
+import time
 import uuid
+from collections.abc import Callable
 
 from torch._C._distributed_c10d import TCPStore  # torch.distributed re-exports it without saying so
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
-LOOPBACK = "127.0.0.1"
+from .network import LOOPBACK
+
+_TIMEOUT = datetime.timedelta(minutes=5)
+_TRY_S = 2.0
+_AGAIN_S = 0.1
 
 
-class LocalRendezvous(RendezvousHandler):
-    """One node, one round."""
+class Rendezvous(RendezvousHandler):
+    """One round of nodes that are known; each of them has one of these."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: TCPStore, address: str, node_rank: int = 0, num_nodes: int = 1) -> None:
+        """`address`: where the store of the head is."""
+        self.address = address
         self._run_id = uuid.uuid4().hex
         self._closed = False
-        # Port 0: the kernel picks a free one while the store binds it, so no stranger can take it in between.
-        self._store = TCPStore(
-            LOOPBACK, 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(minutes=5)
-        )
+        self._store = store
+        self._node_rank = node_rank
+        self._num_nodes = num_nodes
+
+    @property
+    def endpoint(self) -> str:
+        """Where other nodes join: host:port."""
+        return f"{self.address}:{self._store.port}"
 
     @property
     def use_agent_store(self) -> bool:
@@ -33,12 +47,13 @@ class LocalRendezvous(RendezvousHandler):
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """The only round: this node is node 0 of 1."""
-        return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo(LOOPBACK, self._store.port))
+        """The only round."""
+        store_info = RendezvousStoreInfo(self.address, self._store.port)
+        return RendezvousInfo(self._store, self._node_rank, self._num_nodes, store_info)
 
     def get_backend(self) -> str:
         """The name in torch's own messages."""
-        return "dljobs-local"
+        return "dljobs"
 
     def get_run_id(self) -> str:
         """A name that no other run on this host has."""
@@ -53,10 +68,38 @@ class LocalRendezvous(RendezvousHandler):
         self._closed = True
 
     def num_nodes_waiting(self) -> int:
-        """Nobody can join a run on one node."""
+        """Nobody can join later."""
         return 0
 
     def shutdown(self) -> bool:
         """The store ends with its last reference."""
         self._closed = True
         return True
+
+
+def host(address: str = LOOPBACK, num_nodes: int = 1) -> Rendezvous:
+    """The head's: a store on a free port of this address only."""
+    # Bound by us: TCPStore itself would listen on all addresses of the host. Port 0: the kernel picks a free one while
+    # it binds it, so no stranger can take it in between.
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listening = socket.create_server((address, 0), family=family, backlog=1024)
+    port = int(listening.getsockname()[1])
+    store = TCPStore(
+        address, port, is_master=True, wait_for_workers=False, timeout=_TIMEOUT, master_listen_fd=listening.detach()
+    )
+    return Rendezvous(store, address, 0, num_nodes)
+
+
+def join(endpoint: str, node_rank: int, num_nodes: int, may_go_on: Callable[[], bool]) -> Rendezvous | None:
+    """Another node's: connected to the head's store. None if it could not be reached while it might go on trying."""
+    address, _colon, port = endpoint.rpartition(":")
+    while may_go_on():
+        try:
+            # First by hand: a TCPStore that cannot connect fills the log with its stack.
+            socket.create_connection((address, int(port)), _TRY_S).close()
+            store = TCPStore(address, int(port), is_master=False, wait_for_workers=False, timeout=_TIMEOUT)
+        except (OSError, RuntimeError):
+            time.sleep(_AGAIN_S)
+        else:
+            return Rendezvous(store, address, node_rank, num_nodes)
+    return None

@@ -20,6 +20,7 @@ from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.logs import MAX_LINE_LENGTH
 from dljobs.service.metrics import Point
+from dljobs.service.parts import HEAD, write_part
 from dljobs.service.runs import RunKey, fenced_update
 from dljobs.service.tables import runs
 
@@ -34,15 +35,19 @@ MAX_LINES_WAITING = 20_000
 
 
 class Reports:
-    """Reads the events and logs of all ranks of a run and writes them to the database."""
+    """Reads the events and logs of a run's ranks on this node and writes them to the database."""
 
     def __init__(
-        self, database: Database, key: RunKey, folder: RunFolder, world_size: int, on_event: Callable[[Event], None]
-    ) -> None:
+        self, database: Database, key: RunKey, folder: RunFolder, ranks: range, on_event: Callable[[Event], None],
+        *, node_rank: int = HEAD, voice: str = "",
+    ) -> None:  # fmt: skip
+        """`ranks`: those of this node; `voice`: what its supervisor's own lines begin with."""
         self._database = database
         self._key = key
         self._folder = folder
-        self._ranks = range(world_size)
+        self._ranks = ranks
+        self._node_rank = node_rank
+        self._voice = voice
         self._on_event = on_event
         self._read: dict[str, int] = {}  # how far each file was read
         self._events: list[Event] = []  # read, not yet in the database
@@ -52,7 +57,7 @@ class Reports:
 
     def say(self, line: str) -> None:
         """Add a line of the supervisor's own to the run's log."""
-        self._lines.append((None, line))
+        self._lines.append((None, self._voice + line))
 
     def read(self, *, final: bool = False) -> bool:
         """Take in some of what the ranks have written since, and hand each event to `on_event`, once.
@@ -91,7 +96,11 @@ class Reports:
         try:
             with self._database.write() as connection:
                 spool = {"spool_json": json.dumps(self._read)}
-                fenced_update(connection, self._key, **spool, **_progress_of(self._events))
+                if self._node_rank == HEAD:
+                    fenced_update(connection, self._key, **spool, **_progress_of(self._events))
+                else:
+                    fenced_update(connection, self._key)
+                    write_part(connection, self._key.run_id, self._node_rank, **spool)
                 logs.add_lines(connection, self._key.run_id, self._lines[:num_lines])
                 metrics.add_points(connection, self._key.run_id, _points_of(self._events))
         except Unreachable:

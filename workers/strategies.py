@@ -162,10 +162,13 @@ class Distributed(Strategy):
         dist.destroy_process_group()
 
 
-def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"], num_devices: int) -> Strategy:
+def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"], num_devices: int, interface: str = "") -> Strategy:
     """The strategy of this rank; with several ranks it joins the process group that torchrun's agent announces.
 
     The one reader of torchrun's variables (RANK, LOCAL_RANK, WORLD_SIZE).
+
+    Args:
+        interface: the network interface towards ranks on other nodes; empty if there are none.
     """
     rank, local_rank, world_size = (int(os.environ.get(key, at_least)) for key, at_least in _VARIABLES)
     device = torch.device("cuda", local_rank) if device_kind == "cuda" else torch.device("cpu")
@@ -173,7 +176,9 @@ def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"], num_devices: 
         torch.cuda.set_device(device)
     if world_size > 1:
         # gloo would look up the host's own name to choose an interface, which fails where that name has no address.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface or "lo")
+        if interface:
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # exactly this one
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             timeout=_COLLECTIVE_TIMEOUT,

@@ -1,4 +1,4 @@
-"""The supervisor of one run: it decides nothing about jobs, but sees one run through from launch to end.
+"""The supervisor of one run, or of one node's part in it: it sees it through from launch to end.
 
 It alone stands between the ranks, which hold no credentials, and the database. Every write it makes carries the run's
 token; when the token is refused it kills the ranks and says nothing more.
@@ -10,12 +10,14 @@ import logging
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import RowMapping
 
 from dljobs.errors import CorruptArtifact, DljobsError, NotFound, StaleToken, Unreachable
 from dljobs.service.artifacts import ArtifactStore
+from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.evaluations import add_of_job
 from dljobs.service.failures import FailureClass
@@ -26,15 +28,19 @@ from dljobs.service.spec import JobSpec
 
 from .channel import Control, Event, write_control
 from .folder import RunFolder, RunRequest
+from .gang import Gang
 from .hang import HangWatch, dump_stacks
 from .health import Health
 from .launcher import Launch, Launcher
+from .network import interface_of, own_address
 from .outcome import Evidence, classify, count_out_of_memory_kills
 from .reports import Reports
 from .uploads import Uploads
 
 POLL_S = 0.02
 RETRY_AFTER_S = 2.0
+# After another node has lost its ranks, those here get so long to notice it and to write down what they saw.
+LAST_WORDS_S = 5.0
 # What the ranks are told for each reason to stop; only a cancelled run writes no checkpoint.
 _STOP_WORDS = {
     FailureClass.CANCELLED: "cancel",
@@ -47,13 +53,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Assignment:
-    """A claimed run: its rows, its devices, and its share of this node."""
+    """A claimed part of a run: its rows, its devices, and its share of this node."""
 
     key: RunKey
     job: RowMapping
     run_number: int
-    devices: list[RowMapping]
-    num_ranks: int
+    parts: list[RowMapping]  # of the whole run, the head's first
+    node_rank: int  # which of them is this one
+    devices: list[RowMapping]  # of this part; the others have as many
+    num_ranks: int  # of this part
     num_threads: int  # for each rank
     resume_from: list[RowMapping]  # checkpoints, in the order in which they are tried
 
@@ -74,15 +82,27 @@ class Supervisor:
         self._actor = actor
         self._data_dir = settings.data_dir
         self._grace_s = settings.grace_s
-        self._folder = RunFolder(settings.home / "runs" / f"{self.key.run_id}-{self.key.token[:8]}")
-        self._world_size = assignment.num_ranks
+        # Nodes may share a home: the other parts of a run must not meet in one folder.
+        of_part = f"-{assignment.node_rank}" if len(assignment.parts) > 1 else ""
+        self._folder = RunFolder(settings.home / "runs" / f"{self.key.run_id}-{self.key.token[:8]}{of_part}")
+        first_rank = assignment.node_rank * assignment.num_ranks
+        self._ranks = range(first_rank, first_rank + assignment.num_ranks)  # those on this node
+        self._gang = None
+        self._address = ""  # where the others of the gang reach this node
+        if len(assignment.parts) > 1:
+            self._gang = Gang(database, self.key, assignment.node_rank, assignment.parts)
+            self._address = own_address(settings)
         self._evidence = Evidence()
-        self._reports = Reports(database, self.key, self._folder, self._world_size, self._take_event)
+        self._reports = Reports(
+            database, self.key, self._folder, self._ranks, self._take_event, node_rank=assignment.node_rank,
+            voice=f"{actor}: " if self._gang else "",
+        )  # fmt: skip
         self._uploads = Uploads(database, self.key, assignment.job["id"], self.spec, self._reports.say)
         self._watch = HangWatch(settings.hung_after_s)
         self._started_ranks: set[int] = set()
         self._has_trained = False  # there is something to save
         self._is_marked_running = False
+        self._has_told_start = self._has_told_stop = self._has_lost_a_part = False  # in a gang
         self._asked = Control()  # of the ranks
         self._checkpoint_asked = 0.0  # when somebody last asked for one
         self._kill_at: float | None = None  # monotonic
@@ -97,10 +117,11 @@ class Supervisor:
         Ranks that have taken no step yet (data are loaded), or that do not train, have nothing to save: they are killed
         at once.
         """
-        at_once = at_once or not self._has_trained
+        at_once = at_once or (self._is_head and not self._has_trained)
         if self._evidence.stop is None:
             self._evidence.stop = why
-            self._reports.say(f"asked to stop: {why}")
+            if self._is_head:
+                self._reports.say(f"asked to stop: {why}")
         kill_at = time.monotonic() + (0.0 if at_once else self._grace_s)
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
 
@@ -112,30 +133,39 @@ class Supervisor:
         """The lease is gone and another may run the job already: kill the ranks at once and write nothing more."""
         self._abandoned.set()
 
+    @property
+    def _is_head(self) -> bool:
+        """Whether rank 0 is here, which hears what is asked of all ranks, and tells of their training."""
+        return self._gang is None or self._gang.is_head
+
     def _time_limit(self) -> float | None:
         limit_s = self.assignment.job["time_limit_s"]
-        return None if limit_s is None else time.monotonic() + limit_s
+        return None if limit_s is None or not self._is_head else time.monotonic() + limit_s
 
     def _supervise(self) -> None:
         try:
             outcome = self._run_ranks()
             # All of it is in the database: once the job has ended, nothing of it lies around.
             shutil.rmtree(self._folder.path, ignore_errors=True)
-            self._end(outcome)
-        except StaleToken:
-            logger.warning("run %s was taken from this worker: its ranks are killed", self.key.run_id)
+            if outcome is None:
+                self._leave_the_end_to_the_head()
+            else:
+                self._end(outcome)
+        except StaleToken as error:
+            logger.warning("run %s was taken from this worker, its ranks are killed: %s", self.key.run_id, error)
         except Exception:
             # A bug of ours must not leave a run that looks alive.
             logger.exception("the supervisor of run %s failed", self.key.run_id)
             self._kill_ranks()
-            self._end(Outcome(FailureClass.NODE_LOST, "the supervisor failed; see the worker's log"))
+            with suppress(StaleToken):
+                self._end(Outcome(FailureClass.NODE_LOST, "the supervisor failed; see the worker's log"))
         finally:
             self._kill_ranks()
             self._uploads.abandon()
             shutil.rmtree(self._folder.path, ignore_errors=True)
 
-    def _run_ranks(self) -> Outcome:
-        """From the folder to the outcome."""
+    def _run_ranks(self) -> Outcome | None:
+        """From the folder to the outcome; None where the run's head is another node, and tells it."""
         oom_kills_before = count_out_of_memory_kills()
         try:
             if refused := self._health.refuse(self.assignment.devices):
@@ -149,22 +179,84 @@ class Supervisor:
         except (DljobsError, OSError) as error:
             return Outcome(FailureClass.STORAGE, f"the run's folder could not be prepared: {error}")
         request.write()
-        launch = self._launch = self._launcher.launch(self._folder, self._world_size)
+        try:
+            rendezvous = None if self._gang is None else self._gang.meet(self._address, self._may_start)
+        except StaleToken:
+            raise
+        except DljobsError as error:
+            return Outcome(FailureClass.NODE_LOST, error.message)
+        if self._gang is None or rendezvous is not None:
+            self._launch = self._launcher.launch(
+                self._folder, len(self._ranks), rendezvous, first_rank=self._ranks.start
+            )
+            self._attend_until_ended(self._launch)
+        self._evidence.out_of_memory_kills = count_out_of_memory_kills() - oom_kills_before
+        self._take_over_the_rest()
+        if not self._is_head:
+            return None
+        if self._gang is not None:
+            self._await_other_parts(self._gang)
+        if self._evidence.finished is not None:
+            self._evidence.storage = self._uploads.missing
+        return classify(self._evidence)
+
+    def _attend_until_ended(self, launch: Launch) -> None:
         while not launch.wait(POLL_S):
             self._pass_on()
             if self._deadline is not None and time.monotonic() > self._deadline and self._evidence.stop is None:
                 self.request_stop(FailureClass.TIME_LIMIT)
+            self._heed_other_parts()
             self._ask_ranks()
-            self._end_if_hung(launch)
+            self._end_if_hung()
             if self._kill_at is not None and time.monotonic() > self._kill_at:
                 launch.kill()
         self._evidence.exits = launch.exits
         self._evidence.launch_error = launch.error
-        self._evidence.out_of_memory_kills = count_out_of_memory_kills() - oom_kills_before
-        self._take_over_the_rest()
-        if self._evidence.finished is not None:
-            self._evidence.storage = self._uploads.missing
-        return classify(self._evidence)
+
+    def _may_start(self) -> bool:
+        """Whether nobody has asked for the end while the parts of the run wait for each other."""
+        self._heed_other_parts()
+        return self._evidence.stop is None
+
+    def _heed_other_parts(self) -> None:
+        """Tell the other nodes of the run what is asked here, and do what they ask."""
+        self._refuse_if_abandoned()
+        gang = self._gang
+        if gang is None:
+            return
+        if self._evidence.stop is not None and not self._has_told_stop:
+            gang.tell(stop=self._evidence.stop)
+            self._has_told_stop = True
+        gang.look()
+        if gang.over:
+            self._kill_ranks()
+            raise StaleToken(gang.over)
+        if gang.stop is FailureClass.HUNG:
+            self._find_hung("another node's supervisor found it to hang")
+        elif gang.stop is not None and self._evidence.stop is None:
+            self._has_told_stop = True
+            self.request_stop(gang.stop)
+        if gang.broken and not self._has_lost_a_part:
+            self._has_lost_a_part = True
+            kill_at = time.monotonic() + LAST_WORDS_S
+            self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
+
+    def _await_other_parts(self, gang: Gang) -> None:
+        """Wait until all ranks of the run are gone, everywhere; a node that is lost ends the wait with the run."""
+        gang.end(self._evidence)
+        while not gang.all_ended:
+            self._heed_other_parts()
+            time.sleep(POLL_S)
+        gang.add_to(self._evidence)
+
+    def _leave_the_end_to_the_head(self) -> None:
+        """Keep the lease until the run ends: its end is the head's to write."""
+        assert self._gang is not None
+        self._gang.end(self._evidence)
+        while not (self._gang.over or self._abandoned.is_set()):
+            self._gang.look()
+            time.sleep(POLL_S)
+        logger.info("part %d of run %s ended: %s", self.assignment.node_rank, self.key.run_id, self._gang.over)
 
     def _ask_ranks(self) -> None:
         """Write down for the ranks what somebody asks of them, if it is new."""
@@ -174,20 +266,26 @@ class Supervisor:
             write_control(self._folder.control_json, asked)
             self._asked = asked
 
-    def _end_if_hung(self, launch: Launch) -> None:
-        if self._evidence.hung or not (why := self._watch.overdue()):
+    def _end_if_hung(self) -> None:
+        if self._is_head and (why := self._watch.overdue()):
+            self._find_hung(why)
+
+    def _find_hung(self, why: str) -> None:
+        if self._evidence.hung or self._launch is None:
             return
         self._evidence.hung = why
         self._reports.say(f"{why}: the stacks of all ranks follow, and then they are killed")
-        logs = [self._folder.log(rank) for rank in range(self._world_size)]
-        self._evidence.stacks = dump_stacks(launch.pids, logs)
-        launch.kill()
+        if self._gang is not None and self._is_head:
+            self._gang.tell(stop=FailureClass.HUNG)
+        places = dump_stacks(self._launch.pids, [self._folder.log(rank) for rank in self._ranks])
+        self._evidence.stacks = {self._ranks[number]: place for number, place in places.items()}
+        self._launch.kill()
 
     def _pass_on(self) -> None:
         """Take over what the ranks wrote, and say when they all run."""
         self._refuse_if_abandoned()
         self._reports.read()
-        if not self._is_marked_running and len(self._started_ranks) == self._world_size:
+        if len(self._started_ranks) == len(self._ranks) and not self._is_marked_running and self._all_started():
             try:
                 with self._database.write() as connection:
                     mark_running(connection, self.key, actor=self._actor)
@@ -195,6 +293,15 @@ class Supervisor:
             except Unreachable:
                 return
         self._reports.ship()
+
+    def _all_started(self) -> bool:
+        """The ranks here run: whether the run is to be marked as running, now and from here."""
+        if self._gang is None:
+            return True
+        if not self._has_told_start:
+            self._has_told_start = True
+            self._gang.tell(started_at=now())
+        return self._gang.is_head and self._gang.all_started
 
     def _take_over_the_rest(self) -> None:
         """The ranks are gone: bring all they left into the database, however long that takes."""
@@ -228,7 +335,7 @@ class Supervisor:
             spec=self.spec,
             device_kind=devices[0]["kind"],
             devices=[device["uuid"] for device in devices],
-            world_size=self._world_size,
+            world_size=len(self._ranks) * len(self.assignment.parts),
             num_threads=self.assignment.num_threads,
             memory_bytes=devices[0]["kept_bytes"] or None,
             data_dir=str(self._data_dir),
@@ -236,6 +343,7 @@ class Supervisor:
             resume=str(self._folder.resume_file) if resume else None,
             resumes_other_job=resume is not None and resume["job_id"] != self.assignment.job["id"],
             state_dict=str(state_dict) if state_dict else None,
+            interface=interface_of(self._address) if self._address else "",
         )
 
     def _fetch_checkpoint(self) -> RowMapping | None:

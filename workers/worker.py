@@ -21,6 +21,7 @@ from dljobs.service.dispatch import dispatch
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.failures import FailureClass
 from dljobs.service.jobs import get_job
+from dljobs.service.parts import list_parts
 from dljobs.service.policy import write_policy
 from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import Registration, WorkerInfo
@@ -273,16 +274,21 @@ class Worker:
         with self._database.read() as connection:
             run = runs.get_run(connection, key.run_id)
             job = get_job(connection, run["job_id"])
+            parts = list_parts(connection, key.run_id)
             placed = leases.placement(connection, key.run_id)
             resume_from = checkpoints_of(connection, job)
-        num_ranks = run["num_devices"] if job["strategy"] == "ddp" else 1
-        held = len(placed) * job["share_percent"] / 100
+        node_rank = next(part["node_rank"] for part in parts if part["worker_id"] == self._registration.worker_id)
+        devices = [device for device in placed if device["node_rank"] == node_rank]
+        num_ranks = len(devices) if job["strategy"] == "ddp" else 1
+        held = len(devices) * job["share_percent"] / 100
         cores = len(os.sched_getaffinity(0)) * held / len(self._info.devices)
         return Assignment(
             key=key,
             job=job,
             run_number=run["number"],
-            devices=placed,
+            parts=parts,
+            node_rank=node_rank,
+            devices=devices,
             num_ranks=num_ranks,
             num_threads=max(1, int(cores / num_ranks)),
             resume_from=resume_from,

@@ -77,7 +77,8 @@ def show_line(line: Mapping[str, Any], num_ranks: int) -> str:
     """A line of the log as text: whose it is, where more than one could have written it."""
     if line["rank"] is None:
         return f"[worker] {line['line']}"
-    return f"[{line['rank']}] {line['line']}" if num_ranks > 1 else str(line["line"])
+    whose = str(line["rank"]) if line["node"] is None else f"{line['node']}/{line['rank']}"
+    return f"[{whose}] {line['line']}" if num_ranks > 1 else str(line["line"])
 
 
 @contextmanager

@@ -32,7 +32,8 @@ def logs(
 ) -> None:
     """Print what the ranks of a job wrote to stdout and stderr, of all its runs in order.
 
-    Where several ranks write, each line begins with its rank; `[worker]` is the worker's own word.
+    Where several ranks write, each line begins with its rank (on several nodes: `[node/rank]`); `[worker]` is the
+    worker's own word.
 
     \b
     Examples:

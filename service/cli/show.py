@@ -92,7 +92,8 @@ def _print_head(job: Json) -> None:
     print_lines([one_line(f"job {job['id']} {job['name']}: {job['state']}")])
     print_fields(
         {
-            "what": describe_work(job["spec"], job["size"]) + (" (evaluation)" if job["kind"] == "evaluate" else ""),
+            "what": describe_work(job["spec"], job["size"], job["num_nodes"])
+            + (" (evaluation)" if job["kind"] == "evaluate" else ""),
             "result" if job["result"] else "reason": describe(job),
             "stop rule": (job["result"] or {}).get("until", ""),
             "progress": describe_progress(job),
@@ -147,7 +148,7 @@ def _print_run(run: Json) -> None:
     steps = f"{progress['step']} of {progress['total_steps']}, epoch {progress['epoch']}" if progress["step"] else ""
     print_fields(
         {
-            "worker": f"{run['worker']} on {run['node']}",
+            "worker": ", ".join(f"{part['worker']} on {part['node']}" for part in run["parts"]),
             "devices": ", ".join(f"{device['uuid']} ({device['name']})" for device in run["devices"]),
             "placed": show_moment(run["created_at"]),
             "first step": f"{show_duration(run['first_step_at'] - run['created_at'])} later"

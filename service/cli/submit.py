@@ -68,6 +68,10 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
     "--gpus", "size", metavar="N", default="1", show_default=True, callback=to_size,
     help="Devices to train on: 4, what is free of 2-8, or 0.25 of one.",
 )  # fmt: skip
+@click.option(
+    "--nodes", "num_nodes", metavar="K", type=int, default=1, show_default=True, help="On exactly so many, equal parts."
+)
+@click.option("--spread", "may_spread", is_flag=True, help="Over the fewest nodes that fit, if no single one does.")
 @click.option("--strategy", metavar="NAME", default="auto", show_default=True, help="auto, single, dp or ddp.")
 @click.option("--data", metavar="NAME", shell_complete=complete_data, help="The dataset; each model has a default.")
 @click.option("--with", "with_folder", metavar="DIR", help="Freeze this folder together with ./net.py:Net.")
@@ -115,6 +119,7 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
       dljobs submit lenet --gpus 4 --follow
       dljobs submit resnet18 --gpus 2-8
       dljobs submit lenet --gpus 0.25 --gpu-mem 4G
+      dljobs submit lenet --gpus 16 --nodes 2
       dljobs submit lenet --epochs 5 --lr 0.1 --set momentum=0.8 --tag trial
       dljobs submit lenet --init xavier_uniform --until 'test.accuracy>0.98'
       dljobs submit ./net.py:Net --data ./data.py:make_data --set width=64
@@ -169,7 +174,7 @@ def _announce(submitted: Submitted, new: NewJob, *, to_stdout: bool) -> None:
     from .wording import describe_work
 
     verb = "submitted" if submitted.created else "was already submitted"
-    text = f"job {submitted.job_id} {verb}: {describe_work(vars(new.spec), str(new.size))}"
+    text = f"job {submitted.job_id} {verb}: {describe_work(vars(new.spec), str(new.size), new.num_nodes)}"
     if to_stdout:
         print_lines([text])
     else:  # stdout is for the job's own lines
@@ -199,7 +204,7 @@ def _print_dry_run(new: NewJob, *, as_json: bool) -> None:
         about = {"created": False, "warnings": [], "dry_run": True}
         print_json("submission", {**about, "job": None, "request": request})
         return
-    say(f"would submit {describe_work(request['spec'], request['size'])}; nothing was written")
+    say(f"would submit {describe_work(request['spec'], request['size'], new.num_nodes)}; nothing was written")
     spec = request.pop("spec")
     print_fields(spec_fields({**request, **spec}))
 

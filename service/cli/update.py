@@ -19,6 +19,8 @@ from .output import print_json, say
 @jobs_argument
 @click.option("--priority", metavar="0..100", type=int, help="Higher starts earlier.")
 @click.option("--gpus", "size", metavar="N", callback=to_size, help="Devices: 4, what is free of 2-8, or 0.25 of one.")
+@click.option("--nodes", "num_nodes", metavar="K", type=int, help="On exactly so many nodes, in equal parts.")
+@click.option("--spread/--no-spread", "may_spread", default=None, help="Over the fewest nodes that fit, if none does.")
 @click.option("--time", "time_limit_s", metavar="DURATION", callback=to_seconds, help="Stop it after: 90, 15m, 2h.")
 @click.option("--name", help="What to call the job.")
 @json_option
@@ -30,13 +32,16 @@ def update(settings: Settings, /, *, jobs: tuple[str, ...], as_json: bool, **cha
     Examples:
       dljobs update 12 --priority 60
       dljobs update @ --gpus 2-4 --time 1h
+      dljobs update @ --spread
     """
     from dljobs.service.control import update as change
     from dljobs.service.reports import list_jobs
 
     wanted = {name: value for name, value in changes.items() if value is not None}
+    if "may_spread" in wanted:
+        wanted["may_spread"] = int(wanted["may_spread"])
     if not wanted:
-        raise UsageError("nothing to change", "give --priority, --gpus, --time or --name")
+        raise UsageError("nothing to change", "give --priority, --gpus, --nodes, --spread, --time or --name")
     doorbell, actor = doorbell_of(settings), settings.user
     with database_of(settings) as database:
         changed, code = for_each(

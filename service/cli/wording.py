@@ -79,7 +79,8 @@ def describe_share(share: Json) -> str:
     return f"job {share['job_id']} ({share['percent'] / 100:g})"
 
 
-def describe_work(spec: Json, size: str) -> str:
-    """`lenet on digits, ddp on 4 devices`; size as `sizes.Size` writes it."""
+def describe_work(spec: Json, size: str, num_nodes: int = 1) -> str:
+    """`lenet on digits, ddp on 4 devices of 2 nodes`; size as `sizes.Size` writes it."""
     where = f"{size} of a device" if "." in size else f"{size} device{'' if size == '1' else 's'}"
+    where += f" of {num_nodes} nodes" if num_nodes > 1 else ""
     return f"{spec['model']} on {spec['data']}, {spec['strategy']} on {where}"
