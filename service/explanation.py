@@ -17,6 +17,7 @@ from .database import Database
 from .dispatch import make_plan
 from .durations import show_duration
 from .registration import list_workers
+from .sizes import show_size
 from .states import PLACED_JOBS, WAITING_JOBS, JobState
 from .views import Json, reason_view
 
@@ -44,7 +45,7 @@ def _explain_waiting(connection: Connection, job: Job, lease_s: float) -> tuple[
     planned = make_plan(connection, lease_s=lease_s)
     placement = next((placed for placed in planned.placed if placed.job_id == job["id"]), None)
     if placement is not None:
-        where = f"{len(placement.device_ids)} device{'s' if len(placement.device_ids) > 1 else ''}"
+        where = show_size(len(placement.device_ids), job["share_percent"])
         names = ", ".join(planned.worker_names[part.worker_id] for part in placement.parts)
         return [f"it can start now, on {where} of {names}: a worker is about to see it"], []
     reasons = planned.reasons(job["id"])
@@ -64,7 +65,10 @@ def _explain_placed(job: Job, run: Json, moment: float, silent: Mapping[str, flo
     since = show_duration(moment - (run["started_at"] or run["created_at"]))
     doing = "trains" if job["state"] == JobState.RUNNING else "is starting"
     where = " and ".join(_where(part) for part in run["parts"])
-    sentences = [f"run {run['number']} {doing} on {where} for {since}"]
+    part_of = f"{jobs.size_of(job)} of " if job["share_percent"] < 100 else ""
+    sentences = [f"run {run['number']} {doing} on {part_of}{where} for {since}"]
+    if not jobs.size_of(job).is_fixed:
+        sentences.append(f"it asked for {jobs.size_of(job)} devices and got the {run['num_devices']} that were free")
     progress = run["progress"]
     if progress["total_steps"]:
         left = "" if progress["eta_s"] is None else f", about {show_duration(progress['eta_s'])} left"

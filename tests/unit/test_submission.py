@@ -105,3 +105,10 @@ def test_other_images_get_the_size_that_was_learned_from() -> None:
     options = options_of_evaluation(spec, "imagefolder:/photos")
     assert (options["image_size"], options["channels"], options["path"]) == (224, 3, "/photos")
     assert options_of_evaluation(spec, "mnist") == {}
+
+
+@pytest.mark.parametrize("size", [{"num_devices": 8, "min_devices": 2}, {"share_percent": 50}])
+@pytest.mark.parametrize("nodes", [{"num_nodes": 2}, {"may_spread": True}])
+def test_a_range_or_a_share_is_of_one_node(size: dict[str, int], nodes: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="is of one node"):
+        prepare(Request("lenet", **size, **nodes), "ada")  # type: ignore[arg-type]

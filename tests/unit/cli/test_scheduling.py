@@ -65,6 +65,53 @@ def test_update_changes_what_waits(dljobs, world: World, redis):
     assert dljobs("update", 1).code == 2
 
 
+def test_a_range_and_what_it_got(dljobs, world: World):
+    world.worker("w1", 3)
+    done = dljobs("submit", "lenet", "--gpus", "2-8")
+    assert done.lines == ["job 1 submitted: lenet on digits, ddp on 2-8 devices"]
+    assert "2-8" in dljobs("status").lines[1].split()
+    assert "it can start now, on 3 devices of w1" in dljobs("why", 1).out
+    world.start()
+    assert "3" in dljobs("status").lines[1].split()
+    assert "it asked for 2-8 devices and got the 3 that were free" in dljobs("why", 1).out
+    [job] = dljobs("status", "--json").json["jobs"]
+    assert {name: job[name] for name in ("num_devices", "min_devices", "size", "num_held")} == {
+        "num_devices": 8, "min_devices": 2, "size": "2-8", "num_held": 3,
+    }  # fmt: skip
+    assert dljobs("show", 1, "--json").json["runs"][0]["num_devices"] == 3
+    dljobs("submit", "lenet", "--gpus", 1)
+    changed = dljobs("update", 2, "--gpus", "2-4")
+    assert changed.err == "job 2 is queued: priority 50, devices 2-4\n"
+    assert "ada changed devices 1 → 2-4" in dljobs("events", 2).out
+    assert "it needs at least 2 devices (2-4 were asked for); the best worker, w1, has 0 free" in dljobs("why", 2).out
+
+
+def test_shares_of_a_device(dljobs, world: World):
+    world.worker("w1", 1)
+    assert dljobs("submit", "lenet", "--gpus", "0.25").lines == [
+        "job 1 submitted: lenet on digits, single on 0.25 of a device"
+    ]
+    world.start()
+    dljobs("submit", "lenet", "--gpus", ".5")
+    world.start()
+    dljobs("submit", "lenet", "--gpus", "0.5")
+    dljobs("submit", "lenet")
+    assert "run 1 is starting on" not in dljobs("why", 1).out
+    assert "run 1 trains on 0.25 of " in dljobs("why", 1).out
+    assert "it needs 0.5 of a device; no device is free, and of the shared ones the best, on w1, has 0.25 left" in (
+        dljobs("why", 3).out
+    )
+    assert "w1-cpu-0 shared by job 1 (0.25), job 2 (0.5)" in dljobs("node", "show", "node1").out
+    assert "job 1 (0.25), job 2 (0.5)" in dljobs("workers").out
+    assert "job 1 (0.25), job 2 (0.5)" in dljobs("gpu", "list").out
+    [user] = dljobs("usage", "--json").json["users"]
+    assert user["num_devices_running"] == 0.75
+    assert "0 of 1 devices free" in dljobs("status").out
+    [device] = dljobs("workers", "--json").json[0]["devices"]
+    assert device["job_id"] is None
+    assert [(each["job_id"], each["percent"]) for each in device["shared_by"]] == [(1, 25), (2, 50)]
+
+
 def test_a_ceiling_for_priorities(dljobs, world: World, settings):
     with world.database.write() as connection:
         policy.write_policy(connection, settings_for(settings.home, priority_ceiling=60, limits="user:* queued=1"))
