@@ -24,8 +24,8 @@ from .artifact_reader import ArtifactReader, Part, digest_of_parts
 from .clock import now
 from .cutting import BLOB_BYTES, cut
 from .database import Database
-from .jobs import MAX_ID
 from .json_text import to_json
+from .names import MAX_ID
 from .runs import RunKey, fenced_update
 from .states import PLACED_JOBS, WAITING_JOBS
 from .tables import artifact_blobs, artifacts, jobs, runs

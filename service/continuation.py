@@ -15,7 +15,8 @@ from sqlalchemy import Connection, RowMapping, select
 from dljobs.errors import NotFound, UsageError
 
 from .artifacts import get_artifact, list_artifacts
-from .jobs import Beginning, resolve_id
+from .jobs import Beginning
+from .names import resolve_job
 from .spec import JobSpec
 from .tables import jobs
 
@@ -68,7 +69,7 @@ def begin_at(connection: Connection, text: str, spec: JobSpec) -> Beginning:
         NotFound, UsageError: there is no such checkpoint, or this spec cannot continue it.
     """
     job_text, which = split_reference(text)
-    job_id = resolve_id(connection, job_text)
+    job_id = resolve_job(connection, job_text)
     row = connection.execute(select(jobs.c.spec_json).where(jobs.c.id == job_id)).one()
     before = JobSpec.from_json(row.spec_json)
     try:

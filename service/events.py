@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, String, insert, literal, select
 
 from .clock import now
-from .tables import events
+from .tables import events, jobs
 
 
 def record(
@@ -23,6 +23,27 @@ def record(
     """Write one event; `about` holds job_id, run_id and worker_id where they apply."""
     values: dict[str, Any] = {"kind": kind, "reason": reason, "actor": actor, **about}
     connection.execute(insert(events).values(at=now(), from_state=from_state, to_state=to_state, **values))
+
+
+def record_all(
+    connection: Connection,
+    kind: str,
+    reason: str,
+    which: ColumnElement[bool],
+    *,
+    actor: str,
+    to_state: Any,
+    from_state: Any = None,
+) -> None:
+    """As `record`, for many jobs at once; a state may be a column of theirs."""
+    columns = ["at", "job_id", "kind", "reason", "actor", "from_state", "to_state"]
+    words = (literal(kind), literal(reason, events.c.reason.type), literal(actor))
+    rows = select(now(), jobs.c.id, *words, _column(from_state), _column(to_state)).where(which)
+    connection.execute(insert(events).from_select(columns, rows))
+
+
+def _column(state: Any) -> ColumnElement[Any]:
+    return state if isinstance(state, ColumnElement) else literal(state, String)
 
 
 def list_events(

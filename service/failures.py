@@ -36,6 +36,7 @@ class FailureClass(StrEnum):
     HUNG = "hung"  # no step for too long
     TIME_LIMIT = "time-limit"  # the job's own limit
     CANCELLED = "cancelled"  # somebody asked
+    PRUNED = "pruned"  # successive halving stopped a trial that fell behind the others of its set
 
 
 # A fault of the infrastructure requeues the job for free, but a job that loses worker after worker and never gets
@@ -88,7 +89,7 @@ def exit_code(failure: FailureClass | None) -> ExitCode:
     """What a client that waited for the failed job returns."""
     if failure is FailureClass.TIME_LIMIT:
         return ExitCode.TIME_LIMIT
-    if failure is FailureClass.CANCELLED:
+    if failure in (FailureClass.CANCELLED, FailureClass.PRUNED):
         return ExitCode.CANCELLED
     return ExitCode.INFRASTRUCTURE_FAILED if failure in _INFRASTRUCTURE else ExitCode.JOB_FAILED
 

@@ -1,34 +1,34 @@
-"""Jobs: their rows, how one is found by what a user types, and how one moves from state to state.
+"""Jobs: their rows, and how one moves from state to state.
 
-`move_job` is the only code that writes `jobs.state`; it asks the table in `states.py` and leaves an event.
+`move_job` and `move_jobs` are the only code that writes `jobs.state`; they ask the table in `states.py` and leave
+events.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, RowMapping, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, String, and_, insert, literal, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from dljobs.errors import DljobsError, NotFound, UsageError
 
-from .clock import now
-from .events import record
+from .clock import now, read_now
+from .events import record, record_all
+from .names import MAX_ID, Target, resolve
 from .scheduling.rows import ANYWHERE, Condition, Selector
 from .selectors import to_json
 from .sizes import Size
 from .sources import keep
 from .spec import JobSpec
 from .states import ENDED_JOBS, JOB_TRANSITIONS, PLACED_JOBS, WAITING_JOBS, JobState
-from .tables import dependencies, jobs
+from .tables import dependencies, jobs, set_dependencies, sets
 
 if TYPE_CHECKING:
     from .freezing import Frozen
-
-MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class NewJob:
     min_devices: int | None = None  # what it needs at the least; None: all that its spec says
     share_percent: int = 100  # less: a part of one device
     begin_in_s: float | None = None  # by the database's clock, which may not be the client's
-    after: tuple[tuple[str, Condition], ...] = ()  # jobs as users name them: 12, @
+    after: tuple[tuple[str, Condition], ...] = ()  # jobs and sets as users name them: 12, @, s3
     resume_from: str | None = None  # as users name it: 12, @:best, 12:step-40
     beginning: Beginning | None = None  # what that is
 
@@ -83,11 +83,31 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
     existing = find_same(connection, new)
     if existing is not None:
         return existing, False
+    if new.idempotency_key is not None:
+        of_set = select(sets.c.id).where(sets.c.user == new.user, sets.c.idempotency_key == new.idempotency_key)
+        if set_id := connection.execute(of_set).scalar():
+            words = f"idempotency key {new.idempotency_key!r} was used before, for s{set_id}"
+            raise UsageError(words, "choose another for the job")
     # Before the job itself is there, which `@` would mean.
-    after = {resolve_id(connection, text): condition for text, condition in new.after}
-    state = JobState.HELD if new.held else JobState.QUEUED
-    values = {
-        "state": state,
+    after = resolve_dependencies(connection, new)
+    values = job_values(new, read_now(connection))
+    try:
+        with connection.begin_nested():
+            job_id = int(connection.execute(insert(jobs).values(**values).returning(jobs.c.id)).scalar_one())
+    except IntegrityError:
+        # Only on Postgres: another client has committed the same key since we looked.
+        existing = find_same(connection, new)
+        if existing is None:
+            raise
+        return existing, False
+    add_inserted(connection, new, after, jobs.c.id == job_id)
+    return job_id, True
+
+
+def job_values(new: NewJob, moment: float) -> dict[str, Any]:
+    """The columns of a job that is submitted now."""
+    return {
+        "state": JobState.HELD if new.held else JobState.QUEUED,
         "name": new.name,
         "user": new.user,
         "model": new.spec.model,
@@ -101,31 +121,16 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
         "idempotency_key": new.idempotency_key,
         "time_limit_s": new.time_limit_s,
         "max_retries": new.max_retries,
-        "submitted_at": now(),
+        "submitted_at": moment,
         "selector_json": to_json(new.selector),
         "num_nodes": new.num_nodes,
         "may_spread": int(new.may_spread),
-        "begin_at": new.begin_at if new.begin_in_s is None else now() + new.begin_in_s,
+        "begin_at": new.begin_at if new.begin_in_s is None else moment + new.begin_in_s,
         "resumed_from_job_id": new.beginning and new.beginning.job_id,
         "resumed_from_artifact_id": new.beginning and new.beginning.artifact_id,
         "num_epochs": new.spec.training.epochs if new.spec.kind == "train" else None,
         "batch_size": new.spec.training.batch_size if new.spec.kind == "train" else None,
     }
-    try:
-        with connection.begin_nested():
-            job_id = int(connection.execute(insert(jobs).values(**values).returning(jobs.c.id)).scalar_one())
-    except IntegrityError:
-        # Only on Postgres: another client has committed the same key since we looked.
-        existing = find_same(connection, new)
-        if existing is None:
-            raise
-        return existing, False
-    for source in new.sources:
-        keep(connection, source)
-    for after_id, condition in after.items():
-        connection.execute(insert(dependencies).values(job_id=job_id, after_id=after_id, condition=condition))
-    record(connection, "submitted", "submitted", actor=new.user, to_state=state, job_id=job_id)
-    return job_id, True
 
 
 def find_same(connection: Connection, new: NewJob) -> int | None:
@@ -137,32 +142,26 @@ def find_same(connection: Connection, new: NewJob) -> int | None:
     return None if found is None else int(found)
 
 
-def resolve_id(connection: Connection, text: str) -> int:
-    """The job id a user meant: a number, `@` (the latest) or `@N` (N before the latest).
+def resolve_dependencies(connection: Connection, new: NewJob) -> list[tuple[Target, Condition]]:
+    """What the job is to wait for.
 
     Raises:
-        UsageError: it is none of these.
-        NotFound: there is no such job.
+        NotFound, UsageError: it is not there.
     """
-    if text.startswith("@"):
-        back = text[1:] or "0"
-        if not _is_number(back):
-            raise UsageError(
-                f"{text[:40]!r} is no job id", "write a number, @ for the latest job or @1 for the one before"
-            )
-        latest_first = select(jobs.c.id).order_by(jobs.c.id.desc())
-        found = connection.execute(latest_first.offset(int(back)).limit(1)).scalar()
-        if found is None:
-            raise NotFound(f"there is no job {text}", "list jobs with `dljobs status --all`")
-        return int(found)
-    if not _is_number(text):
-        raise UsageError(f"{text[:40]!r} is no job id", "write a number, @ for the latest job or @1 for the one before")
-    return int(get_job(connection, int(text))["id"])
+    return list({resolve(connection, text): condition for text, condition in new.after}.items())
 
 
-def _is_number(text: str) -> bool:
-    # int() refuses thousands of digits, and neither database counts further than MAX_ID.
-    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= MAX_ID
+def add_inserted(
+    connection: Connection, new: NewJob, after: Sequence[tuple[Target, Condition]], which: ColumnElement[bool]
+) -> None:
+    """Add all that belongs to jobs whose rows have just been inserted, as many as there are, in a statement each."""
+    for source in new.sources:
+        keep(connection, source)
+    for target, condition in after:
+        table, column = (set_dependencies, "after_set_id") if target.is_set else (dependencies, "after_id")
+        rows = select(jobs.c.id, literal(target.id), literal(condition, String)).where(which)
+        connection.execute(insert(table).from_select(["job_id", column, "condition"], rows))
+    record_all(connection, "submitted", "submitted", which, actor=new.user, to_state=jobs.c.state)
 
 
 def get_job(connection: Connection, job_id: int, *, lock: bool = False) -> RowMapping:
@@ -188,16 +187,20 @@ def size_of(job: Mapping[Any, Any]) -> Size:
     return Size(job["num_devices"], job["min_devices"], job["share_percent"])
 
 
-def list_active(connection: Connection) -> list[RowMapping]:
-    """Jobs that run or wait, in the order in which the scheduler considers them."""
-    query = select(jobs).where(jobs.c.state.in_([*PLACED_JOBS, *WAITING_JOBS]))
+def list_active(connection: Connection, which: ColumnElement[bool] | None = None) -> list[RowMapping]:
+    """Jobs that run or wait, in the order in which the scheduler considers them.
+
+    Args:
+        which: only some of them.
+    """
+    query = select(jobs).where(jobs.c.state.in_([*PLACED_JOBS, *WAITING_JOBS]), true() if which is None else which)
     return list(connection.execute(query.order_by(jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.id)).mappings())
 
 
-def list_ended(connection: Connection, limit: int) -> list[RowMapping]:
-    """The jobs that ended, the newest first."""
-    query = select(jobs).where(jobs.c.state.in_(ENDED_JOBS)).order_by(jobs.c.id.desc()).limit(limit)
-    return list(connection.execute(query).mappings())
+def list_ended(connection: Connection, limit: int, which: ColumnElement[bool] | None = None) -> list[RowMapping]:
+    """The jobs that ended, the newest first; arguments as `list_active`."""
+    query = select(jobs).where(jobs.c.state.in_(ENDED_JOBS), true() if which is None else which)
+    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)).mappings())
 
 
 def has_queued(connection: Connection) -> bool:
@@ -245,6 +248,21 @@ def move_job(
     return was
 
 
+def move_jobs(
+    connection: Connection, which: ColumnElement[bool], to: JobState, *, actor: str, reason: str, **values: Any
+) -> int:
+    """As `move_job`, for all of these jobs that may go there, in three statements; returns how many."""
+    allowed = [state for state, following in JOB_TRANSITIONS.items() if to in following]
+    movable = and_(which, jobs.c.state.in_(allowed))
+    # Locked in one order, so that two who move many wait for each other instead of for ever.
+    locked = connection.execute(select(jobs.c.id).where(movable).order_by(jobs.c.id).with_for_update()).all()
+    if to in ENDED_JOBS:
+        values["ended_at"] = now()
+    record_all(connection, "job", reason, movable, actor=actor, from_state=jobs.c.state, to_state=to)
+    connection.execute(update(jobs).where(movable).values(state=to, reason=reason, **values))
+    return len(locked)
+
+
 def request_cancel(connection: Connection, job_id: int, *, actor: str) -> JobState:
     """Cancel a waiting job at once, or ask for the end of a placed one. Returns the state the job is in now.
 
@@ -275,7 +293,9 @@ def retry_job(connection: Connection, job_id: int, *, actor: str, fresh: bool) -
         hint = f"submit it anew: dljobs submit {job['model']}" if job["state"] == JobState.SUCCEEDED else ""
         raise DljobsError(f"job {job_id} is {job['state']}: only a failed or cancelled job can be retried", hint)
     values: dict[str, Any] = {"num_retries": 0, "num_lost": 0, "failure_class": None, "ended_at": None}
-    values |= {"cancel_requested_at": None, "eligible_at": None, "result_json": None}
+    values |= {"cancel_requested_at": None, "eligible_at": None, "result_json": None, "prune_reason": None}
+    # Whoever wants a pruned trial to go on would not have it pruned once more.
+    values["may_be_pruned"] = int(job["prune_reason"] is None and job["may_be_pruned"])
     if fresh:
         values["first_resumable_run"] = job["num_runs"] + 1
     how = "from the beginning" if fresh else "from its last checkpoint, if it has one"

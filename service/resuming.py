@@ -17,7 +17,8 @@ from dljobs.models.options import coerce
 from .choosing import choose_data
 from .continuation import split_reference
 from .database import Database
-from .jobs import NewJob, get_job, resolve_id, size_of
+from .jobs import NewJob, get_job, size_of
+from .names import resolve_job
 from .selectors import from_json
 from .sizes import Size
 from .spec import JobSpec, Training
@@ -57,7 +58,7 @@ def prepare_resumption(database: Database, reference: str, changes: Changes, use
         UsageError: it does not train, or a value cannot be right.
     """
     with database.read() as connection:
-        job = get_job(connection, resolve_id(connection, split_reference(reference)[0]))
+        job = get_job(connection, resolve_job(connection, split_reference(reference)[0]))
     before = JobSpec.from_json(job["spec_json"])
     if before.kind != "train":
         raise DljobsError(f"job {job['id']} does not train: there is nothing to go on with")

@@ -173,6 +173,10 @@ def _decide_end(connection: Connection, job: RowMapping, run: RowMapping, outcom
     if job["cancel_requested_at"] is not None:
         asked = {"failure_class": FailureClass.CANCELLED}
         return _End(RunState.CANCELLED, JobState.CANCELLED, outcome.reason, "cancelled: somebody asked", asked)
+    if job["prune_reason"] is not None:
+        pruned = {"failure_class": FailureClass.PRUNED}
+        why = "pruned: it fell behind the other trials of its set"
+        return _End(RunState.CANCELLED, JobState.CANCELLED, job["prune_reason"], why, pruned)
     num_lost = 0 if _has_checkpoint(connection, run["id"]) else job["num_lost"]
     verdict = decide(
         failure,
@@ -281,9 +285,12 @@ def latest_run(connection: Connection, job_id: int) -> RowMapping | None:
 
 
 def live_runs_of(connection: Connection, worker_id: int) -> list[RowMapping]:
-    """The live runs of which this worker has a part that has not ended, with their job's `cancel_requested_at`."""
+    """The live runs of which this worker has a part that has not ended, and whether their job is to end.
+
+    With their job's `cancel_requested_at` and `prune_reason`.
+    """
     query = (
-        select(runs, jobs.c.cancel_requested_at)
+        select(runs, jobs.c.cancel_requested_at, jobs.c.prune_reason)
         .join(jobs, jobs.c.id == runs.c.job_id)
         .join(run_parts, run_parts.c.run_id == runs.c.id)
         .where(run_parts.c.worker_id == worker_id, run_parts.c.ended_at.is_(None), runs.c.state.in_(LIVE_RUNS))

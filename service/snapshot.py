@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from . import leases, ledger, nodes, quarantine, registration
+from . import leases, ledger, nodes, quarantine, registration, sets
 from .clock import read_now
 from .gpus import CUDA_CONTEXT_BYTES
 from .policy import ServicePolicy, read_policy
@@ -59,6 +59,7 @@ _JOB_COLUMNS = (
     jobs.c.submitted_at,
     jobs.c.eligible_at,
     jobs.c.begin_at,
+    jobs.c.set_id,
 )
 
 
@@ -70,12 +71,14 @@ def take_snapshot(connection: Connection, *, lease_s: float) -> tuple[Snapshot, 
     history = _History(connection)
     usage = decayed_usage(list_spells(connection, running, now), now, policy.half_life_s)
     after = _dependencies(connection)
+    set_ids = {row["set_id"] for row in waiting if row["set_id"] is not None}
     snapshot = Snapshot(
         now=now,
         waiting=[_waiting_job(row, after.get(row["id"], ()), history) for row in waiting],
         workers=offering_workers(connection, lease_s=lease_s),
         running=[_running_job(row, history, now) for row in running],
         usage=usage,
+        max_parallel=sets.max_parallel(connection, set_ids),
     )
     return snapshot, policy
 
@@ -203,6 +206,7 @@ def _waiting_job(row: RowMapping, after: tuple[Dependency, ...], history: _Histo
         num_nodes=row["num_nodes"],
         may_spread=bool(row["may_spread"]),
         can_spread=row["strategy"] == "ddp" and row["num_nodes"] == 1 and not row["may_spread"],
+        set_id=row["set_id"],
     )
 
 
@@ -211,7 +215,9 @@ def _running_job(row: RowMapping, history: _History, now: float) -> RunningJob:
     expected = expected_end_at(
         progress, now, time_limit_s=row["time_limit_s"], usual_duration_s=history.usual_duration_s(row, row["num_held"])
     )
-    return RunningJob(row["id"], row["num_held"], row["user"], _tags(row), expected, row["share_percent"])
+    return RunningJob(
+        row["id"], row["num_held"], row["user"], _tags(row), expected, row["share_percent"], row["set_id"]
+    )
 
 
 def _selector(row: RowMapping, history: _History) -> Selector:
@@ -240,6 +246,8 @@ def _dependencies(connection: Connection) -> dict[int, tuple[Dependency, ...]]:
     for row in connection.execute(query).mappings():
         each = Dependency(row["after_id"], Condition(row["condition"]), _progress(row["state"]))
         found[row["job_id"]] = (*found.get(row["job_id"], ()), each)
+    for job_id, each in sets.list_dependencies(connection):
+        found[job_id] = (*found.get(job_id, ()), each)
     return found
 
 

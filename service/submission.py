@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any, Literal, get_args, get_type_hints
 
 from sqlalchemy import Connection
@@ -26,6 +27,7 @@ from .choosing import (
     TABLE,
     TEST_OPTION,
     ChosenData,
+    ChosenModel,
     absolute_path,
     choose_data,
     choose_model,
@@ -46,6 +48,7 @@ from .settings import Settings
 from .sizes import Size
 from .spec import JobSpec, Strategy, Training
 
+Place = tuple[str, str]  # an option: its room ("model", "data" or "trainer") and its name
 MAX_DEVICES = 4096
 # What images have to have in common to be seen by the same model.
 IMAGE_OPTIONS = ("image_size", "channels")
@@ -114,19 +117,52 @@ class Submitted:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The model and the data that a request names, their files frozen: once, for all jobs that are made of it."""
+
+    model: ChosenModel
+    data: ChosenData
+    sources: tuple[Frozen, ...]
+
+    @cached_property
+    def rooms(self) -> dict[str, Mapping[str, Option]]:
+        """Whose options may be set."""
+        return {"model": self.model.entry.options, "data": self.data.entry.options, "trainer": training_options()}
+
+
+def choose(request: Request) -> Chosen:
+    """Find what a request names.
+
+    Raises:
+        UsageError: it names nothing that is known.
+    """
+    model = choose_model(request.model, request.with_folder)
+    data = choose_data(request.data or model.entry.data, request.with_folder)
+    sources = tuple(each.source for each in (model, data) if each.source is not None)
+    if request.with_folder is not None and not sources:
+        raise UsageError("--with goes with a model or data in a file of your own", "such as ./net.py:Net")
+    return Chosen(model, data, sources)
+
+
 def prepare(request: Request, user: str) -> NewJob:
     """Validate a request and resolve every default; writes nothing.
 
     Raises:
         UsageError: something in it cannot be right; the message says what would be.
     """
-    chosen = choose_model(request.model, request.with_folder)
-    data = choose_data(request.data or chosen.entry.data, request.with_folder)
-    sources = tuple(each.source for each in (chosen, data) if each.source is not None)
-    if request.with_folder is not None and not sources:
-        raise UsageError("--with goes with a model or data in a file of your own", "such as ./net.py:Net")
-    training, model_options, data_options = _resolve_options(chosen.entry, data, request)
-    model = match(chosen, data, model_options, data_options)
+    return build(choose(request), request, user)
+
+
+def build(chosen: Chosen, request: Request, user: str, varied: Mapping[Place, Any] | None = None) -> NewJob:
+    """As `prepare`, of what was chosen before.
+
+    Args:
+        varied: values that this job has by its place in a set.
+    """
+    data, sources = chosen.data, chosen.sources
+    training, model_options, data_options = _resolve_options(chosen, request, varied or {})
+    model = match(chosen.model, data, model_options, data_options)
     size = Size(request.num_devices, request.min_devices or request.num_devices, request.share_percent)
     strategy = resolve_placing(request.strategy, size, training.batch_size)
     check_nodes(strategy, size, request.num_nodes, may_spread=request.may_spread)
@@ -134,7 +170,7 @@ def prepare(request: Request, user: str) -> NewJob:
     check_range("max-retries", request.max_retries, 0, 1000)
     key = request.idempotency_key
     spec = JobSpec(
-        model=chosen.name,
+        model=chosen.model.name,
         data=data.name,
         loss=model.loss,
         metric=model.metric,
@@ -144,7 +180,7 @@ def prepare(request: Request, user: str) -> NewJob:
         model_options=model_options,
         data_options=data_options,
         training=training,
-        model_source=chosen.digest,
+        model_source=chosen.model.digest,
         data_source=data.digest,
     )
     left_out = sorted({name for source in sources for name in source.left_out})
@@ -175,7 +211,7 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
     """Insert the job, ring, and say at once what stands in its way."""
     with database.write() as connection:
         if jobs.find_same(connection, new) is None:
-            _check_allowed(connection, new)
+            check_allowed(connection, new)
             if new.resume_from is not None:
                 new = dataclasses.replace(new, beginning=begin_at(connection, new.resume_from, new.spec))
         job_id, created = jobs.insert_job(connection, new)
@@ -193,8 +229,8 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
     return Submitted(job_id, created, tuple(warnings))
 
 
-def _check_allowed(connection: Connection, new: NewJob) -> None:
-    """Hold the job against the policy in force.
+def check_allowed(connection: Connection, new: NewJob, num_jobs: int = 1) -> None:
+    """Hold so many jobs like this one against the policy in force.
 
     Raises:
         UsageError: its priority, or the number of its user's jobs, is above what is allowed.
@@ -207,8 +243,9 @@ def _check_allowed(connection: Connection, new: NewJob) -> None:
         if limit.queued_jobs is None:
             continue
         queued = jobs.count_queued(connection, **{kind: name})
-        if queued >= limit.queued_jobs:
+        if queued + num_jobs > limit.queued_jobs:
             words = f"{kind} {name} may have {limit.queued_jobs} jobs queued and has {queued}"
+            words += f": {num_jobs} more would be {queued + num_jobs}" if num_jobs > 1 else ""
             raise UsageError(words, "submit it when some have started, or cancel one: `dljobs status`")
 
 
@@ -247,7 +284,8 @@ def _other_options(trained: JobSpec, chosen: ChosenData) -> dict[str, Any]:
     return {**defaults, **same, **chosen.options}
 
 
-def training_options() -> dict[str, Option]:
+@cache
+def training_options() -> Mapping[str, Option]:
     """The fields of `Training` as options, with their types and choices."""
     hints = get_type_hints(Training)
     options = {}
@@ -260,15 +298,10 @@ def training_options() -> dict[str, Option]:
 
 
 def _resolve_options(
-    model: ModelEntry, chosen: ChosenData, request: Request
+    chosen: Chosen, request: Request, varied: Mapping[Place, Any]
 ) -> tuple[Training, dict[str, Any], dict[str, Any]]:
-    """Training, model options and data options: flags over `--set` over the entry's defaults."""
-    data = chosen.entry
-    rooms: dict[str, Mapping[str, Option]] = {
-        "model": model.options,
-        "data": data.options,
-        "trainer": training_options(),
-    }
+    """Training, model options and data options: what varies, over flags and `--set`, over the entry's defaults."""
+    model, data, rooms = chosen.model.entry, chosen.data.entry, chosen.rooms
     values: dict[str, dict[str, Any]] = {room: {} for room in rooms}
     for text in request.sets:
         room, key, value = parse_set(text, rooms)
@@ -278,9 +311,11 @@ def _resolve_options(
     for key, value in request.training.items():
         if value is not None:
             values["trainer"][key] = coerce(rooms["trainer"][key], value)
+    for (room, key), value in varied.items():
+        values[room][key] = value
     # A model option that the user leaves alone stays out of the spec: the worker fits it to the data.
     data_defaults = {name: option.default for name, option in data.options.items()}
-    data_options = {**data_defaults, **_wanted_of_data(model, chosen), **chosen.options, **values["data"]}
+    data_options = {**data_defaults, **_wanted_of_data(model, chosen.data), **chosen.data.options, **values["data"]}
     require(model.name, model.options, values["model"])
     require(data.name, data.options, data_options)
     absolute_path(data, data_options)
@@ -331,18 +366,27 @@ def parse_set(text: str, rooms: Mapping[str, Mapping[str, Option]]) -> tuple[str
     key = key.strip().replace("-", "_")
     if not equals or not key:
         raise UsageError(f"--set wants key=value, not {text!r}", "for example --set momentum=0.9")
+    return *find_place(key, rooms, "--set"), value
+
+
+def find_place(key: str, rooms: Mapping[str, Mapping[str, Option]], flag: str) -> Place:
+    """The room of an option, and its name there, from `key` or `room.key`.
+
+    Raises:
+        UsageError: no room has it, or several do.
+    """
     room, dot, bare = key.partition(".")
     if dot and room in rooms:
         if bare not in rooms[room]:
             raise UnknownName(f"{room} option", bare, rooms[room])
-        return room, bare, value
+        return room, bare
     owners = [room for room, options in rooms.items() if key in options]
     if not owners:
         raise UnknownName("option", key, {name for options in rooms.values() for name in options})
     if len(owners) > 1:
         choices = " or ".join(f"{owner}.{key}" for owner in owners)
-        raise UsageError(f"--set {key} could mean {choices}", f"write --set {owners[0]}.{key}={value}")
-    return owners[0], key, value
+        raise UsageError(f"{flag} {key} could mean {choices}", f"write {flag} {owners[0]}.{key}=…")
+    return owners[0], key
 
 
 def resolve_placing(strategy: str, size: Size, batch_size: int) -> Strategy:
@@ -426,7 +470,11 @@ def _check_divisible(batch_size: int, num_ranks: int) -> None:
 
 
 def check_range(what: str, value: float, lowest: float, highest: float) -> None:
-    """Raises UsageError where the value is not between the two."""
+    """Make sure that a number is within its bounds.
+
+    Raises:
+        UsageError: it is not; the hint has the nearest that is.
+    """
     if not lowest <= value <= highest:  # also refuses NaN
         nearest: float | Literal["a number"] = "a number" if math.isnan(value) else min(max(value, lowest), highest)
         raise UsageError(f"{what} must be between {lowest:g} and {highest:g}, not {value:g}", f"nearest: {nearest}")

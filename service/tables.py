@@ -100,6 +100,11 @@ jobs = Table(
     Column("failure_class", String(16)),
     Column("reason", AnyText, nullable=False, server_default=text("''")),
     Column("result_json", Text),
+    Column("set_id", ForeignKey("sets.id")),
+    Column("set_index", Integer),
+    Column("point_json", Text),  # what it has of its set's axes: {"lr": 0.1, "seed": 3}
+    Column("prune_reason", AnyText),  # why successive halving ends it; null: it goes on
+    Column("may_be_pruned", Integer, nullable=False, server_default=text("1")),  # false: somebody wanted it to go on
     _one_of("state", JobState),
     _one_of("failure_class", FailureClass, nullable=True),
     CheckConstraint("num_devices >= 1", name="num_devices"),
@@ -112,7 +117,42 @@ jobs = Table(
     UniqueConstraint("user", "idempotency_key"),
     Index("ix_jobs_state_priority", "state", "priority", "submitted_at"),
     Index("ix_jobs_history", "model", "num_devices", "state", "id"),  # how long the like of it took
+    Index("ix_jobs_set", "set_id", "state", "failure_class"),  # all that counting needs
+    Index("uq_jobs_member", "set_id", "set_index", unique=True),
     sqlite_autoincrement=True,
+)
+
+# Arrays and sweeps: jobs that were submitted as one, `jobs.set_id`.
+sets = Table(
+    "sets",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("user", String(200), nullable=False),
+    Column("idempotency_key", String(200)),
+    Column("model", String(200), nullable=False),
+    Column("metric", String(100), nullable=False),  # what its jobs are compared by
+    Column("goal", String(16), nullable=False),
+    Column("num_jobs", Integer, nullable=False),
+    Column("axes_json", Text, nullable=False),  # see `axes.py`; its values are in `jobs.point_json`
+    Column("max_parallel", Integer),  # jobs that may run at a time; null: as many as there is room for
+    Column("halving_json", Text),  # the rule of `halving.py`
+    Column("submitted_at", Double, nullable=False),
+    CheckConstraint("goal IN ('max', 'min')", name="goal"),
+    CheckConstraint("num_jobs >= 1", name="num_jobs"),
+    CheckConstraint("max_parallel >= 1", name="max_parallel"),
+    UniqueConstraint("user", "idempotency_key"),
+    sqlite_autoincrement=True,
+)
+
+# A job that waits for all of a set.
+set_dependencies = Table(
+    "set_dependencies",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("after_set_id", ForeignKey("sets.id"), primary_key=True),
+    Column("condition", String(16), nullable=False),
+    _one_of("condition", Condition),
 )
 
 dependencies = Table(

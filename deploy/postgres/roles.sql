@@ -77,7 +77,9 @@ SELECT 'REVOKE INSERT, UPDATE, DELETE ON public.dljobs_version FROM dljobs_worke
 CREATE TEMPORARY TABLE writable (name text, privileges text) ON COMMIT DROP;
 INSERT INTO writable VALUES
     ('jobs', 'INSERT, UPDATE'),
+    ('sets', 'INSERT, UPDATE (max_parallel)'),
     ('dependencies', 'INSERT'),
+    ('set_dependencies', 'INSERT'),
     ('sources', 'INSERT'),
     ('events', 'INSERT'),
     ('evaluations', 'INSERT'),

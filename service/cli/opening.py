@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dljobs.service.database import Database
     from dljobs.service.doorbell import Doorbell
+    from dljobs.service.names import Target
     from dljobs.service.settings import Settings
 
 
@@ -39,12 +40,32 @@ def doorbell_of(settings: Settings) -> Doorbell:
 
 
 def resolve_ids(database: Database, texts: Sequence[str]) -> list[int]:
-    """The job ids that a user meant: numbers, `@`, `@1`; each once.
+    """The jobs that a user meant, one with each word: 12, @, s3.7; each once.
 
     Raises:
-        NotFound, UsageError: as `jobs.resolve_id`.
+        NotFound, UsageError: as `names.resolve_job`.
     """
-    from dljobs.service.jobs import resolve_id
+    from dljobs.service.names import resolve_job
 
     with database.read() as connection:
-        return list(dict.fromkeys(resolve_id(connection, text) for text in texts))
+        return list(dict.fromkeys(resolve_job(connection, text) for text in texts))
+
+
+def resolve_targets(database: Database, texts: Sequence[str]) -> list[Target]:
+    """The jobs and sets that a user meant: 12, @, s3.7, s3; each once.
+
+    Raises:
+        NotFound, UsageError: as `names.resolve`.
+    """
+    from dljobs.service.names import resolve_all
+
+    with database.read() as connection:
+        return resolve_all(connection, texts)
+
+
+def resolve_members(database: Database, texts: Sequence[str]) -> list[int]:
+    """As `resolve_targets`, with the jobs of a set in its place."""
+    from dljobs.service.names import member_ids, resolve_all
+
+    with database.read() as connection:
+        return member_ids(connection, resolve_all(connection, texts))

@@ -325,13 +325,14 @@ class Ahead:
 
 
 def _dependency(job: WaitingJob, dependency: Dependency) -> Reason:
-    other = dependency.job_id
+    other = f"s{dependency.job_id}" if dependency.is_set else str(dependency.job_id)
+    what = f"all jobs of {other}" if dependency.is_set else f"job {other}"
     wanted = {Condition.OK: "succeed", Condition.FAIL: "fail", Condition.ANY: "end"}[dependency.condition]
     if not dependency.is_hopeless:
-        return Reason(ReasonCode.DEPENDENCY, f"it waits for job {other} to {wanted}")
+        return Reason(ReasonCode.DEPENDENCY, f"it waits for {what} to {wanted}")
     done = "did not succeed" if dependency.condition is Condition.OK else "succeeded"
     cure = f"`dljobs retry {other}` or " if dependency.condition is Condition.OK else ""
-    text = f"it waits for job {other} to {wanted}, which {done}; {cure}`dljobs cancel {job.id}`"
+    text = f"it waits for {what} to {wanted}, which {done}; {cure}`dljobs cancel {job.id}`"
     return Reason(ReasonCode.DEPENDENCY_NEVER_SATISFIED, text)
 
 

@@ -1,4 +1,4 @@
-"""Limits: how many devices and jobs each user and each tag has running, held against the most they may have."""
+"""Limits: how much each user, each tag and each set has running, held against the most they may have."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ def limit_of(limits: Mapping[str, Limit], name: str) -> Limit:
 
 
 class Tally:
-    """What runs, per user and tag."""
+    """What runs, per user, tag and set."""
 
-    def __init__(self, policy: Policy, running: Iterable[RunningJob]) -> None:
+    def __init__(
+        self, policy: Policy, running: Iterable[RunningJob], max_parallel: Mapping[int, int] | None = None
+    ) -> None:
         self._policy = policy
-        self.is_limiting = bool(policy.user_limits or policy.tag_limits)
+        self._max_parallel = max_parallel or {}
+        self._has_policy = bool(policy.user_limits or policy.tag_limits)
+        self.is_limiting = self._has_policy or bool(self._max_parallel)
+        self._of_set: Counter[int] = Counter()
         self._percent: Counter[tuple[str, str]] = Counter()  # hundredths of a device
         self._jobs: Counter[tuple[str, str]] = Counter()
         if self.is_limiting:
@@ -33,11 +38,13 @@ class Tally:
         for what in self._counted(job):
             self._percent[what] += job.size_percent
             self._jobs[what] += 1
+        if job.set_id is not None:
+            self._of_set[job.set_id] += 1
 
     def most_devices(self, job: WaitingJob) -> int:
         """The most devices that the job may start on, as far as limits go; at least what it needs, which is allowed."""
         most = job.most_devices
-        for kind, name in self._counted(job) if self.is_limiting else ():
+        for kind, name in self._counted(job) if self._has_policy else ():
             limit = self._limit(kind, name).running_devices
             if limit is not None:
                 most = min(most, limit - math.ceil(self._percent[kind, name] / 100))
@@ -45,7 +52,8 @@ class Tally:
 
     def allows(self, job: WaitingJob) -> bool:
         """Whether the job may start now, as far as limits go."""
-        return not (self.is_limiting and self.objections(job))
+        # Without words, because thousands of one set may have to be asked at each plan.
+        return not (self._set_is_full(job) or (self._has_policy and self.objections(job)))
 
     def objections(self, job: WaitingJob) -> list[str]:
         """Each limit that the job would pass if it started now, in words."""
@@ -60,10 +68,18 @@ class Tally:
                 )
             if limit.running_jobs is not None and jobs >= limit.running_jobs:
                 found.append(f"{kind} {name} may have {limit.running_jobs} jobs running and has {jobs}")
+        if self._set_is_full(job):
+            assert job.set_id is not None
+            most, has = self._max_parallel[job.set_id], self._of_set[job.set_id]
+            found.append(f"set s{job.set_id} may have {most} jobs running at a time and has {has}")
         return found
 
     def _limit(self, kind: str, name: str) -> Limit:
         return limit_of(self._policy.user_limits if kind == "user" else self._policy.tag_limits, name)
+
+    def _set_is_full(self, job: WaitingJob) -> bool:
+        most = None if job.set_id is None else self._max_parallel.get(job.set_id)
+        return most is not None and job.set_id is not None and self._of_set[job.set_id] >= most
 
     def _counted(self, job: RunningJob | WaitingJob) -> list[tuple[str, str]]:
         return [("user", job.user), *(("tag", tag) for tag in dict.fromkeys(job.tags))]

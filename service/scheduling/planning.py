@@ -37,7 +37,7 @@ class Plan:
         self.cluster = cluster
         self.placed: list[Placed] = []
         self.reserved: dict[int, Reservation] = {}  # by worker
-        self.tally = Tally(policy, snapshot.running)
+        self.tally = Tally(policy, snapshot.running, snapshot.max_parallel)
         self._placed_ends: dict[int, float] = {}
         self._has_reserved: set[Selector] = set()
         # The shortest job of each shape that was refused: longer ones need not be looked at.

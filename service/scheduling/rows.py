@@ -33,11 +33,12 @@ class Progress(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """A job that has to end, so or so, before another may start."""
+    """A job that has to end, so or so, before another may start; with `is_set` all jobs of a set."""
 
     job_id: int
     condition: Condition
     progress: Progress
+    is_set: bool = False  # `job_id` is the set's id
 
     @property
     def is_met(self) -> bool:
@@ -182,6 +183,7 @@ class WaitingJob:
     may_spread: bool = False  # if no worker has enough: the fewest equal parts that fit
     can_spread: bool = False  # that could be allowed: its devices need not be on one node
     most_devices: int = 0  # that it takes where one worker has as many free; 0: no more than it needs
+    set_id: int | None = None
 
     @property
     def may_span(self) -> bool:
@@ -205,6 +207,7 @@ class RunningJob:
     tags: tuple[str, ...] = ()
     expected_end_at: float | None = None  # None: nobody knows
     share_percent: int = 100  # of each
+    set_id: int | None = None
 
     @property
     def size_percent(self) -> int:
@@ -250,6 +253,7 @@ class Snapshot:
 
     Args:
         usage: each user's decayed device-seconds (`usage.py`); who is missing has used nothing.
+        max_parallel: how many jobs of a set may run at a time; a set that is missing has no limit.
     """
 
     now: float
@@ -257,6 +261,7 @@ class Snapshot:
     workers: Sequence[OfferingWorker]
     running: Sequence[RunningJob] = ()
     usage: Mapping[str, float] = field(default_factory=dict)
+    max_parallel: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

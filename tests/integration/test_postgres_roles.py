@@ -36,6 +36,8 @@ OF_WORKERS_AND_ADMIN = {
 OF_CLIENTS = {
     "jobs": {"INSERT", "UPDATE"},
     "dependencies": {"INSERT"},
+    "set_dependencies": {"INSERT"},
+    "sets": {"INSERT"},
     "evaluations": {"INSERT"},
     "events": {"INSERT"},
     "sources": {"INSERT"},

@@ -16,7 +16,7 @@ from dljobs.service.failures import (
     exit_code,
 )
 
-USERS = {FailureClass.USER, FailureClass.DATA, FailureClass.TIME_LIMIT, FailureClass.CANCELLED}
+USERS = {FailureClass.USER, FailureClass.DATA, FailureClass.TIME_LIMIT, FailureClass.CANCELLED, FailureClass.PRUNED}
 LOST = {FailureClass.NODE_LOST, FailureClass.DEVICE, FailureClass.STORAGE}
 COUNTED = set(FailureClass) - USERS - LOST - {FailureClass.PREEMPTED}
 
@@ -78,6 +78,7 @@ def test_exit_codes(failure: FailureClass | None) -> None:
     special = {
         FailureClass.TIME_LIMIT: ExitCode.TIME_LIMIT,
         FailureClass.CANCELLED: ExitCode.CANCELLED,
+        FailureClass.PRUNED: ExitCode.CANCELLED,
         FailureClass.NODE_LOST: ExitCode.INFRASTRUCTURE_FAILED,
         FailureClass.HUNG: ExitCode.INFRASTRUCTURE_FAILED,
         FailureClass.STORAGE: ExitCode.INFRASTRUCTURE_FAILED,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import RowMapping, select, update
 
-from dljobs.service import jobs, registration, runs
+from dljobs.service import jobs, registration, runs, sets
+from dljobs.service.axes import Axis
 from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
+from dljobs.service.halving import Rule
 from dljobs.service.jobs import NewJob
+from dljobs.service.names import Target, member_ids
 from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import DeviceInfo, Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
+from dljobs.service.sets import Member, NewSet
 from dljobs.service.spec import JobSpec
 from dljobs.service.states import JobState, RunState
 from dljobs.service.tables import leases
@@ -39,6 +44,23 @@ def submit(database: Database, num_devices: int = 1, **fields: Any) -> int:
     """Insert a job; returns its id."""
     with database.write() as connection:
         return jobs.insert_job(connection, new_job(num_devices, **fields))[0]
+
+
+def new_set(
+    num_jobs: int, *, first_index: int = 0, max_parallel: int | None = None, halving: Rule | None = None, **fields: Any
+) -> NewSet:
+    """An array of seeds."""
+    job, seeds = new_job(**fields), tuple(range(first_index, first_index + num_jobs))
+    specs = [replace(job.spec, training=replace(job.spec.training, seed=seed)) for seed in seeds]
+    members = [Member(seed, {"seed": seed}, replace(job, spec=spec)) for seed, spec in zip(seeds, specs, strict=True)]
+    return NewSet(members, [Axis("seed", seeds)], max_parallel, halving)
+
+
+def submit_set(database: Database, num_jobs: int, **fields: Any) -> tuple[int, list[int]]:
+    """Insert a set; returns its id and those of its jobs."""
+    with database.write() as connection:
+        set_id, _ = sets.insert_set(connection, new_set(num_jobs, **fields))
+        return set_id, member_ids(connection, [Target(set_id, is_set=True)])
 
 
 def worker_info(name: str = "w1", num_devices: int = 4, **fields: Any) -> WorkerInfo:

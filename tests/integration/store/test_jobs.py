@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Table, func, select, update
 
-from dljobs.errors import DljobsError, NotFound, UsageError
+from dljobs.errors import DljobsError, NotFound
 from dljobs.service import jobs, runs
 from dljobs.service.database import Database
 from dljobs.service.dispatch import Dispatched, dispatch
@@ -22,33 +22,6 @@ from dljobs.service.tables import runs as run_table
 
 from .racing import race
 from .rows import LEASE_S, add_worker, end, job_row, live_leases, new_job, place, run_row, start, states, submit
-
-# Ids
-
-
-def test_ids_can_be_abbreviated(database: Database) -> None:
-    first, second, third = (submit(database) for _ in range(3))
-    with database.read() as connection:
-        resolved = [jobs.resolve_id(connection, text) for text in ("@", "@0", "@1", "@2", str(second), f"0{second}")]
-    assert resolved == [third, third, second, first, second, second]
-
-
-def test_an_id_of_no_job(database: Database) -> None:
-    submit(database)
-    for text in ["99", "0", "@3", "@999999999", str(2**63 - 1)]:
-        with database.read() as connection, pytest.raises(NotFound, match="there is no job") as caught:
-            jobs.resolve_id(connection, text)
-        assert "dljobs status" in caught.value.hint
-        assert caught.value.exit_code == 102
-
-
-def test_what_is_no_id(database: Database) -> None:
-    submit(database)
-    too_large = [str(2**63), "9" * 30, "9" * 5000, "@" + "9" * 5000]
-    for text in ["", " ", "-1", "1.0", "x", "@-1", "@x", "@@", "٣", "@٣", "1e3", *too_large]:
-        with database.read() as connection, pytest.raises(UsageError, match="is no job id") as caught:
-            jobs.resolve_id(connection, text)
-        assert len(str(caught.value)) < 200
 
 
 def test_a_rollback_leaves_no_job(database: Database) -> None:

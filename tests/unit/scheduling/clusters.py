@@ -35,6 +35,7 @@ NOW = 100_000.0
 FIRST_RUNNING_ID = 1_000_000
 USERS = ("ada", "bob", "eve")
 TAGS = ("lab", "thesis")
+SETS = (1, 2)
 MODELS = {"cpu": None, "NVIDIA A100-SXM4-40GB": 42_000_000_000, "NVIDIA H100 80GB HBM3": 85_000_000_000}
 
 selectors = st.one_of(
@@ -84,6 +85,7 @@ whole_jobs = st.builds(
     begin_at=st.sampled_from([None, None, None, NOW - 1, NOW, NOW + 5]),
     eligible_at=st.sampled_from([None, None, None, NOW - 1, NOW + 90]),
     held=st.sampled_from([False, False, False, True]),
+    set_id=st.sampled_from([None, None, *SETS]),
 )
 
 
@@ -120,6 +122,7 @@ def _running(job_id: int, num_devices: int, share_percent: int) -> st.SearchStra
         tags=st.just(()),
         expected_end_at=st.sampled_from([None, NOW - 5, NOW + 20, NOW + 40, NOW + 900]),
         share_percent=st.just(share_percent),
+        set_id=st.sampled_from([None, None, *SETS]),
     )
 
 
@@ -172,7 +175,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     """Any cluster with any queue."""
     workers, running = draw(clusters())
     usage = draw(st.dictionaries(st.sampled_from(USERS), st.floats(0, 1e6), max_size=3))
-    return Snapshot(NOW, draw(queues), workers, running, usage)
+    max_parallel = draw(st.dictionaries(st.sampled_from(SETS), st.integers(1, 3), max_size=2))
+    return Snapshot(NOW, draw(queues), workers, running, usage, max_parallel)
 
 
 def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
@@ -187,6 +191,7 @@ def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
             jobs[job_id].tags,
             jobs[job_id].duration_s and snapshot.now + jobs[job_id].duration_s,
             100 if each.sharer is None else each.sharer.percent,
+            jobs[job_id].set_id,
         )
         for job_id, each in placed.items()
     ]

@@ -82,7 +82,7 @@ def _cured(snapshot: Snapshot, policy: Policy, waiting: WaitingJob, explainer: E
     if ReasonCode.BACKOFF in found:
         waiting = replace(waiting, eligible_at=None)
     if ReasonCode.LIMIT in found:
-        policy = replace(policy, user_limits={}, tag_limits={})
+        policy, snapshot = replace(policy, user_limits={}, tag_limits={}), replace(snapshot, max_parallel={})
     shut = {ReasonCode.NODE_DRAINED, ReasonCode.QUARANTINED}
     if found & {ReasonCode.RESOURCES, ReasonCode.NEVER_FITS, ReasonCode.NO_WORKERS, *shut}:
         workers += idle_workers(waiting)

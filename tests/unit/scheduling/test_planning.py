@@ -90,7 +90,7 @@ def test_a_device_is_one_jobs_or_shared_within_what_it_has(snapshot: Snapshot, p
 def test_a_range_takes_the_most_that_one_worker_has_for_it(snapshot: Snapshot, policy: Policy) -> None:
     [alone] = [replace(job, id=1) for job in snapshot.waiting[:1]] or [job(1)]
     alone = replace(alone, held=False, begin_at=None, eligible_at=None, after=())
-    result = plan(replace(snapshot, waiting=[alone]), replace(policy, user_limits={}, tag_limits={}))
+    result = plan(replace(snapshot, waiting=[alone], max_parallel={}), replace(policy, user_limits={}, tag_limits={}))
     free = [
         sum(device.is_free and is_usable(device) and alone.selector.accepts(device) for device in worker.devices)
         for worker in snapshot.workers
@@ -120,6 +120,16 @@ def test_limits_are_kept(snapshot: Snapshot, policy: Policy) -> None:
             limit = limit_of(limits, name)
             assert limit.running_devices is None or devices[name] <= 100 * limit.running_devices
             assert limit.running_jobs is None or jobs[name] <= limit.running_jobs
+
+
+@MANY
+@given(snapshots(), policies)
+def test_no_more_of_a_set_run_than_may(snapshot: Snapshot, policy: Policy) -> None:
+    placed = {placed.job_id for placed in plan(snapshot, policy).placed}
+    had = Counter(each.set_id for each in snapshot.running)
+    has = had + Counter(each.set_id for each in snapshot.waiting if each.id in placed)
+    for set_id, most in snapshot.max_parallel.items():
+        assert has[set_id] <= max(most, had[set_id])  # it may have been lowered while they ran
 
 
 @MANY
@@ -155,6 +165,7 @@ def test_what_was_planned_leaves_nothing_to_plan(snapshot: Snapshot, policy: Pol
 @given(snapshots(), policies)
 def test_without_backfill_nobody_who_could_start_is_overtaken(snapshot: Snapshot, policy: Policy) -> None:
     strict = replace(policy, backfill=False, user_limits={}, tag_limits={})
+    snapshot = replace(snapshot, max_parallel={})
     result = plan(snapshot, strict)
     placed = {placed.job_id for placed in result.placed}
     contenders = {job.id for job in Explainer(result).contenders}

@@ -1,0 +1,274 @@
+"""Sets: arrays and sweeps, jobs that were submitted as one and can be asked for things as one.
+
+A set's row holds what its jobs have in common; how the set stands is counted from their rows. Whatever is asked of all
+of them happens in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from dljobs.errors import DljobsError, NotFound, UsageError
+
+from .axes import Axis
+from .clock import now, read_now
+from .database import Lock, wait_for_lock
+from .events import record_all
+from .failures import FailureClass
+from .halving import Rule
+from .jobs import NewJob, add_inserted, job_values, move_jobs, resolve_dependencies
+from .scheduling.rows import Condition, Dependency, Progress
+from .states import ENDED_JOBS, LIVE_RUNS, PLACED_JOBS, WAITING_JOBS, JobState
+from .tables import jobs, run_parts, runs, set_dependencies, sets, workers
+
+ROWS_AT_ONCE = 1000
+PRUNED = "pruned"  # counted apart from what was cancelled by hand
+
+
+@dataclass(frozen=True)
+class Member:
+    """One job of a set that is to be: its index, and what it has of each axis."""
+
+    index: int
+    point: Mapping[str, Any]
+    job: NewJob
+
+
+@dataclass(frozen=True)
+class NewSet:
+    """Everything that a set and its jobs need; the first job says what they have in common."""
+
+    members: Sequence[Member]
+    axes: Sequence[Axis]
+    max_parallel: int | None = None
+    halving: Rule | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def insert_set(connection: Connection, new: NewSet) -> tuple[int, bool]:
+    """Insert the set and all its jobs, or find the one this user already submitted under the same idempotency key.
+
+    Returns:
+        The set's id, and whether it was made now.
+
+    Raises:
+        NotFound, UsageError: a job that they are to wait for is none, or the key is that of a job.
+    """
+    first = new.members[0].job
+    key = first.idempotency_key
+    same_key = and_(sets.c.user == first.user, sets.c.idempotency_key == key)
+    if key is not None:
+        existing = connection.execute(select(sets.c.id).where(same_key)).scalar()
+        if existing is not None:
+            return int(existing), False
+        alone = select(jobs.c.id).where(jobs.c.user == first.user, jobs.c.idempotency_key == key)
+        if job_id := connection.execute(alone).scalar():
+            raise UsageError(f"idempotency key {key!r} was used before, for job {job_id}", "choose another for the set")
+    after = resolve_dependencies(connection, first)
+    moment = read_now(connection)
+    try:
+        with connection.begin_nested():
+            made = insert(sets).values(submitted_at=moment, **_values(new)).returning(sets.c.id)
+            set_id = int(connection.execute(made).scalar_one())
+    except IntegrityError:
+        # Only on Postgres: another client has committed the same key since we looked.
+        existing = connection.execute(select(sets.c.id).where(same_key)).scalar()
+        if existing is None:
+            raise
+        return int(existing), False
+    # In pieces, so that a hundred thousand are not in memory twice.
+    for start in range(0, len(new.members), ROWS_AT_ONCE):
+        rows = [_job_row(set_id, member, moment) for member in new.members[start : start + ROWS_AT_ONCE]]
+        connection.execute(insert(jobs).returning(jobs.c.id), rows)
+    add_inserted(connection, first, after, jobs.c.set_id == set_id)
+    return set_id, True
+
+
+def _values(new: NewSet) -> dict[str, Any]:
+    first = new.members[0].job
+    axes = [{"name": axis.name, "is_log": axis.is_log, "is_drawn": axis.is_drawn} for axis in new.axes]
+    return {
+        "name": first.name,
+        "user": first.user,
+        "idempotency_key": first.idempotency_key,
+        "model": first.spec.model,
+        "metric": first.spec.metric,
+        "goal": first.spec.goal,
+        "num_jobs": len(new.members),
+        "axes_json": json.dumps(axes),
+        "max_parallel": new.max_parallel,
+        "halving_json": None if new.halving is None else new.halving.to_json(),
+    }
+
+
+def _job_row(set_id: int, member: Member, moment: float) -> dict[str, Any]:
+    # The key is the set's: no two jobs may have the same.
+    values = job_values(replace(member.job, idempotency_key=None), moment)
+    return {**values, "set_id": set_id, "set_index": member.index, "point_json": json.dumps(dict(member.point))}
+
+
+def describe_point(point: Mapping[str, Any]) -> str:
+    """`lr=0.1 seed=3`."""
+    return " ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in point.items()
+    )
+
+
+def get_set(connection: Connection, set_id: int) -> RowMapping:
+    """The set's row.
+
+    Raises:
+        NotFound: there is no such set.
+    """
+    row = connection.execute(select(sets).where(sets.c.id == set_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"there is no set s{set_id}", "list sets with `dljobs status --all`")
+    return row
+
+
+def first_job_id(connection: Connection, set_id: int) -> int:
+    """The job of the lowest index."""
+    of_set = select(jobs.c.id).where(jobs.c.set_id == set_id).order_by(jobs.c.set_index)
+    return int(connection.execute(of_set.limit(1)).scalar_one())
+
+
+def list_sets(connection: Connection, limit: int) -> list[RowMapping]:
+    """The sets that have jobs in the queue or running, and the newest `limit` of the others, the newest first."""
+    active = select(jobs.c.set_id).where(jobs.c.state.in_([*WAITING_JOBS, *PLACED_JOBS]), jobs.c.set_id.is_not(None))
+    found = list(connection.execute(select(sets).where(sets.c.id.in_(active)).order_by(sets.c.id.desc())).mappings())
+    others = select(sets).where(sets.c.id.not_in([row["id"] for row in found])).order_by(sets.c.id.desc()).limit(limit)
+    return found + list(connection.execute(others).mappings())
+
+
+def count_states(connection: Connection, set_ids: Collection[int]) -> dict[int, dict[str, int]]:
+    """How many jobs of each set are in each state; those that were pruned count as that."""
+    grouped = select(jobs.c.set_id, jobs.c.state, jobs.c.failure_class == FailureClass.PRUNED, func.count())
+    query = grouped.where(jobs.c.set_id.in_(set_ids)).group_by(*grouped.selected_columns[:3])
+    found: dict[int, dict[str, int]] = {set_id: dict.fromkeys([*JobState, PRUNED], 0) for set_id in set_ids}
+    for set_id, state, is_pruned, number in connection.execute(query):
+        name = PRUNED if is_pruned and state == JobState.CANCELLED else state
+        found[set_id][name] += number
+    return found
+
+
+def max_parallel(connection: Connection, set_ids: Collection[int]) -> dict[int, int]:
+    """How many jobs of these sets may run at a time, where that is limited."""
+    limited = select(sets.c.id, sets.c.max_parallel).where(sets.c.max_parallel.is_not(None))
+    rows = connection.execute(limited.where(sets.c.id.in_(set_ids))) if set_ids else ()
+    return {row.id: row.max_parallel for row in rows}
+
+
+def list_dependencies(connection: Connection) -> Iterator[tuple[int, Dependency]]:
+    """What jobs in the queue wait for, of sets: each with the id of the job that waits."""
+    query = (
+        select(set_dependencies)
+        .join(jobs, jobs.c.id == set_dependencies.c.job_id)
+        .where(jobs.c.state.in_(WAITING_JOBS))
+        .order_by(set_dependencies.c.job_id, set_dependencies.c.after_set_id)
+    )
+    rows = list(connection.execute(query).mappings())
+    counts = count_states(connection, {row["after_set_id"] for row in rows})
+    for row in rows:
+        set_id = row["after_set_id"]
+        yield row["job_id"], Dependency(set_id, Condition(row["condition"]), progress_of(counts[set_id]), is_set=True)
+
+
+def progress_of(counts: Mapping[str, int]) -> Progress:
+    """How far a set is, as what waits for it sees it; a trial that was pruned has done its part."""
+    if any(counts[state] for state in (*WAITING_JOBS, *PLACED_JOBS)):
+        return Progress.PENDING
+    return Progress.FAILED if counts[JobState.FAILED] or counts[JobState.CANCELLED] else Progress.SUCCEEDED
+
+
+# What is asked of all jobs of a set
+
+
+def cancel_set(connection: Connection, set_id: int, *, actor: str) -> tuple[int, int]:
+    """Cancel what waits at once, and ask for the end of what is placed; returns how many of either.
+
+    Raises:
+        DljobsError: all have ended.
+    """
+    of_set = _lock(connection, set_id)
+    waiting = and_(of_set, jobs.c.state.in_(WAITING_JOBS))
+    num_cancelled = move_jobs(connection, waiting, JobState.CANCELLED, actor=actor, reason=f"cancelled by {actor}")
+    placed = and_(of_set, jobs.c.state.in_(PLACED_JOBS))
+    num_placed = connection.execute(select(func.count()).select_from(jobs).where(placed)).scalar_one()
+    asked = and_(placed, jobs.c.cancel_requested_at.is_(None))
+    record_all(connection, "cancel", f"{actor} asked for its end", asked, actor=actor, to_state=None)
+    connection.execute(update(jobs).where(asked).values(cancel_requested_at=now()))
+    if not num_cancelled and not num_placed:
+        raise DljobsError(f"all jobs of s{set_id} have already ended")
+    return num_cancelled, int(num_placed)
+
+
+def hold_set(connection: Connection, set_id: int, *, actor: str, release: bool = False) -> int:
+    """Keep the queued jobs from starting, or let the held ones go; returns how many.
+
+    Raises:
+        DljobsError: there are none.
+    """
+    start, to = (JobState.HELD, JobState.QUEUED) if release else (JobState.QUEUED, JobState.HELD)
+    reason = f"released by {actor}" if release else f"held by {actor}"
+    movable = and_(_lock(connection, set_id), jobs.c.state == start)
+    number = move_jobs(connection, movable, to, actor=actor, reason=reason)
+    if not number:
+        raise DljobsError(f"no job of s{set_id} is {start}")
+    return number
+
+
+def list_retryable(connection: Connection, set_id: int) -> list[int]:
+    """The jobs that failed or were cancelled by hand: those that were pruned would only be pruned again.
+
+    Raises:
+        DljobsError: there are none.
+    """
+    of_set = _lock(connection, set_id)
+    again = jobs.c.state.in_((JobState.FAILED, JobState.CANCELLED))
+    by_hand = or_(jobs.c.failure_class.is_(None), jobs.c.failure_class != FailureClass.PRUNED)
+    found = list(connection.execute(select(jobs.c.id).where(of_set, again, by_hand).order_by(jobs.c.id)).scalars())
+    if not found:
+        raise DljobsError(f"no job of s{set_id} has failed or was cancelled")
+    return found
+
+
+def set_max_parallel(connection: Connection, set_id: int, number: int) -> None:
+    """Let so many of its jobs run at a time from now on; those that run go on."""
+    get_set(connection, set_id)
+    connection.execute(update(sets).where(sets.c.id == set_id).values(max_parallel=number))
+
+
+def live_runs(
+    connection: Connection, job_ids: Iterable[int] | None = None, *, set_id: int | None = None
+) -> list[tuple[str, int]]:
+    """The live runs of these jobs, or of all of a set: the name of each worker to ring, and the run's id."""
+    which = jobs.c.set_id == set_id if job_ids is None else jobs.c.id.in_(list(job_ids))
+    query = (
+        select(workers.c.name, runs.c.id)
+        .join(run_parts, run_parts.c.worker_id == workers.c.id)
+        .join(runs, runs.c.id == run_parts.c.run_id)
+        .join(jobs, jobs.c.id == runs.c.job_id)
+        .where(which, runs.c.state.in_(LIVE_RUNS), run_parts.c.ended_at.is_(None))
+    )
+    return [(row.name, row.id) for row in connection.execute(query)]
+
+
+def _lock(connection: Connection, set_id: int) -> ColumnElement[bool]:
+    """The condition that a job is of the set; none of them is placed, ended or queued again before this is over.
+
+    Raises:
+        NotFound: there is no such set.
+    """
+    get_set(connection, set_id)
+    # Whoever places jobs locks several, too: one after the other, or each might wait for the other.
+    wait_for_lock(connection, Lock.SCHEDULING)
+    of_set = jobs.c.set_id == set_id
+    going_on = select(jobs.c.id).where(of_set, jobs.c.state.not_in(ENDED_JOBS)).order_by(jobs.c.id)
+    connection.execute(going_on.with_for_update()).all()
+    return of_set
