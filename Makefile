@@ -31,11 +31,11 @@ check: $(VENV)/.installed
 
 # Compose and Kubernetes by their schemas, units by systemd, the rest by its linter.
 deploy-check: $(VENV)/.installed
-	$(BIN)/pip install --quiet '.[deploy-check]'
+	$(BIN)/pip install --quiet --editable '.[deploy-check]'
 	$(BIN)/yamllint --strict -c deploy/.yamllint deploy
 	$(BIN)/hadolint deploy/docker/Dockerfile
 	$(BIN)/shellcheck deploy/*.sh deploy/*/*.sh
-	cd deploy/kubernetes && $(CURDIR)/$(BIN)/kubernetes-validate --strict namespace.yaml redis.yaml schema.yaml worker.yaml
+	$(BIN)/kubernetes-validate --strict $$(ls deploy/kubernetes/*.yaml | grep -v kustomization)
 	$(BIN)/pytest tests/unit/test_deploy.py
 
 unit: $(VENV)/.installed
