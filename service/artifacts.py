@@ -27,6 +27,7 @@ from .database import Database
 from .json_text import to_json
 from .names import MAX_ID
 from .runs import RunKey, fenced_update
+from .spec import JobSpec
 from .states import PLACED_JOBS, WAITING_JOBS
 from .tables import artifact_blobs, artifacts, jobs, runs
 
@@ -246,7 +247,9 @@ def list_artifacts(
 
 
 def list_wanted(connection: Connection) -> set[int]:
-    """The checkpoints that jobs in the queue, or placed, begin with."""
+    """What jobs in the queue, or placed, begin with, and what a replay among them is compared with."""
     active = jobs.c.state.in_([*WAITING_JOBS, *PLACED_JOBS])
-    query = select(jobs.c.resumed_from_artifact_id).where(active, jobs.c.resumed_from_artifact_id.is_not(None))
-    return set(connection.execute(query).scalars())
+    query = select(jobs.c.resumed_from_artifact_id, jobs.c.spec_json)
+    rows = connection.execute(query.where(active, jobs.c.resumed_from_artifact_id.is_not(None))).all()
+    compared = {JobSpec.from_json(row.spec_json).artifact_id for row in rows}
+    return {row.resumed_from_artifact_id for row in rows} | {each for each in compared if each is not None}

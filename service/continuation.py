@@ -120,8 +120,9 @@ def checkpoints_of(connection: Connection, job: Row) -> list[RowMapping]:
 
 def lineage(connection: Connection, job: Row) -> dict[str, Any]:
     """Which checkpoint the job continues, and which jobs continue one of its own, for `dljobs show`."""
-    heirs = select(jobs.c.id).where(jobs.c.resumed_from_job_id == job["id"]).order_by(jobs.c.id)
-    return {"resumed_from": _origin(connection, job), "resumed_by": list(connection.scalars(heirs))}
+    query = select(jobs.c.id, jobs.c.spec_json).where(jobs.c.resumed_from_job_id == job["id"]).order_by(jobs.c.id)
+    heirs = [row.id for row in connection.execute(query) if JobSpec.from_json(row.spec_json).kind == "train"]
+    return {"resumed_from": _origin(connection, job), "resumed_by": heirs}
 
 
 def _origin(connection: Connection, job: Row) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from . import (
     quarantine,
     registration,
     runs,
+    verifications,
     views,
 )
 from .clock import read_now
@@ -128,6 +129,9 @@ def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
             "runs": [run_in(connection, row, spec) for row in runs.list_runs(connection, [job_id])],
             "artifacts": [views.artifact_view(row) for row in artifacts.list_artifacts(connection, job_id)],
             "evaluations": [views.evaluation_view(row) for row in evaluations.list_evaluations(connection, job_id)],
+            "verifications": [
+                views.verification_view(row) for row in verifications.list_verifications(connection, job_id)
+            ],
             **continuation.lineage(connection, job),
             "origin": _origin(connection, spec.get("artifact_id")),
             "sources": describe_sources(connection, JobSpec.from_json(job["spec_json"])),
@@ -235,6 +239,12 @@ def collect_garbage(database: Database, *, dry_run: bool) -> Json:
         "size_bytes": found.size_bytes,
         "stock": asdict(stock),
     }
+
+
+def list_verifications(database: Database, job_id: int) -> list[Json]:
+    """The replays of a job's training, oldest first."""
+    with database.read() as connection:
+        return [views.verification_view(row) for row in verifications.list_verifications(connection, job_id)]
 
 
 def list_events(database: Database, *, job_id: int | None, after_id: int = 0, limit: int) -> list[Json]:

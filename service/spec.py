@@ -62,8 +62,8 @@ class JobSpec:
     model_options: dict[str, Any] = field(default_factory=dict)
     data_options: dict[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
-    kind: Literal["train", "evaluate"] = "train"
-    artifact_id: int | None = None  # the state_dict to load, of a job of kind "evaluate"
+    kind: Literal["train", "evaluate", "verify"] = "train"
+    artifact_id: int | None = None  # the weights that "evaluate" loads, and "verify" compares with
     model_source: str | None = None  # digest of the frozen files that a model of one's own is in
     data_source: str | None = None
     version: int = SPEC_VERSION

@@ -274,6 +274,17 @@ def evaluation_view(evaluation: Row) -> Json:
     }
 
 
+def verification_view(verification: Row) -> Json:
+    """A Verification: whether training again from a checkpoint gave the weights that were stored later."""
+    columns = ("id", "job_id", "by_job_id", "from_step", "to_step", "user", "created_at")
+    return {
+        **{name: verification[name] for name in columns},
+        "run": verification["run_number"],
+        "is_exact": bool(verification["is_exact"]),
+        "result": json.loads(verification["result_json"]),
+    }
+
+
 def request_view(new: NewJob) -> Json:
     """What a submission asked for, with every default resolved."""
     return {

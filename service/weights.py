@@ -67,8 +67,10 @@ def find_state_dict(database: Database, job_id: int, which: str) -> tuple[JobSpe
     with database.read() as connection:
         spec = JobSpec.from_json(jobs.get_job(connection, job_id)["spec_json"])
         rows = artifacts.list_artifacts(connection, job_id, kind="state_dict")
-    if spec.kind == "evaluate":
-        raise NotFound(f"job {job_id} is an evaluation: it has no weights of its own", "name the job that it evaluated")
+    if spec.kind != "train":
+        raise NotFound(
+            f"job {job_id} does not train: it has no weights of its own", "name the job whose weights it has"
+        )
     try:
         return spec, artifact_view(choose_state_dict(rows, which, spec))
     except NotFound as error:

@@ -151,6 +151,18 @@ class Checkpoint:
         return {"state": state, "param_groups": groups}
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The model's weights in a checkpoint, or in the file of a state_dict.
+
+    Raises:
+        CorruptArtifact: it is no whole safetensors file.
+    """
+    tensors, metadata = read_tensors(path)
+    if _KEY not in metadata:
+        return tensors
+    return {name.removeprefix(_MODEL): tensor for name, tensor in tensors.items() if name.startswith(_MODEL)}
+
+
 def read_spec_digest(path: Path) -> str:
     """Of which spec the checkpoint is, without loading its tensors.
 

@@ -84,7 +84,8 @@ class RunRequest:
     memory_bytes: int | None = None  # all that the run may take of a device that it shares
     resume: str | None = None  # a checkpoint to continue from
     resumes_other_job: bool = False  # whose settings may have been others
-    state_dict: str | None = None  # the weights that a job of kind "evaluate" loads
+    state_dict: str | None = None  # the weights that a job of kind "evaluate" loads, and "verify" compares with
+    state_dict_step: int = 0  # after which step they were those of the run
     interface: str = ""  # the network interface towards the run's other nodes; empty if there are none
     version: int = field(default=RUN_VERSION)
 

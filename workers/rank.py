@@ -26,6 +26,7 @@ from . import device_memory, strategies, workload
 from .channel import EventWriter
 from .failure import describe
 from .folder import RunFolder, RunRequest
+from .replay import Replay
 from .trainer import Trainer
 
 _PR_SET_PDEATHSIG = 1
@@ -74,6 +75,8 @@ def _run(request: RunRequest, channel: EventWriter) -> None:
     try:
         if request.spec.kind == "evaluate":
             workload.run_evaluation(request, strategy, channel)
+        elif request.spec.kind == "verify":
+            Replay(request, strategy, channel).run()
         else:
             Trainer(request, strategy, channel).run()
     finally:

@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from sqlalchemy import RowMapping
 
 from dljobs.errors import CorruptArtifact, DljobsError, NotFound, StaleToken, Unreachable
-from dljobs.service.artifacts import ArtifactStore
+from dljobs.service import evaluations, verifications
+from dljobs.service.artifacts import ArtifactStore, get_artifact
 from dljobs.service.clock import now
 from dljobs.service.database import Database
-from dljobs.service.evaluations import add_of_job
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import Outcome, RunKey, end_run, mark_running
 from dljobs.service.settings import Settings
 from dljobs.service.source_files import extract_all
 from dljobs.service.spec import JobSpec
 
+from .beginning import fetch_checkpoint
 from .channel import Control, Event, write_control
 from .folder import RunFolder, RunRequest
 from .gang import Gang
@@ -323,14 +324,17 @@ class Supervisor:
         """Make the folder and fetch what the ranks need from the store."""
         self._folder.create()
         extract_all(self._database, self.spec, self._folder.sources)
-        resume = self._fetch_checkpoint()
-        state_dict = None
+        job, candidates = self.assignment.job, self.assignment.resume_from
+        resume = fetch_checkpoint(self._database, job, candidates, self._folder.resume_file, self._reports.say)
+        state_dict, step = None, 0
         if self.spec.artifact_id is not None:
             state_dict = self._folder.path / "state_dict.safetensors"
             ArtifactStore(self._database).fetch(self.spec.artifact_id, state_dict)
+            with self._database.read() as connection:
+                step = get_artifact(connection, self.spec.artifact_id)["step"]
         devices = self.assignment.devices
         return RunRequest(
-            job_id=self.assignment.job["id"],
+            job_id=job["id"],
             run_number=self.assignment.run_number,
             spec=self.spec,
             device_kind=devices[0]["kind"],
@@ -341,30 +345,11 @@ class Supervisor:
             data_dir=str(self._data_dir),
             folder=str(self._folder.path),
             resume=str(self._folder.resume_file) if resume else None,
-            resumes_other_job=resume is not None and resume["job_id"] != self.assignment.job["id"],
+            resumes_other_job=resume is not None and resume["job_id"] != job["id"],
             state_dict=str(state_dict) if state_dict else None,
             interface=interface_of(self._address) if self._address else "",
+            state_dict_step=step,
         )
-
-    def _fetch_checkpoint(self) -> RowMapping | None:
-        """The first checkpoint that is whole, walking back over corrupt ones; None to start from the beginning.
-
-        Raises:
-            CorruptArtifact: the job is to continue another one, of which nothing is left.
-        """
-        job = self.assignment.job
-        for row in self.assignment.resume_from:
-            try:
-                ArtifactStore(self._database).fetch(row["id"], self._folder.resume_file)
-            except (CorruptArtifact, NotFound) as error:
-                self._reports.say(f"{error}; going back to an earlier checkpoint")
-                continue
-            whose = "" if row["job_id"] == job["id"] else f"job {row['job_id']}, "
-            self._reports.say(f"resuming from {row['name']} of {whose}run {row['run_number']}")
-            return row
-        if (other := job["resumed_from_job_id"]) is not None:
-            raise CorruptArtifact(f"no checkpoint of job {other} that this job could continue from is whole any more")
-        return None
 
     def _take_event(self, event: Event) -> None:
         self._watch.hear(event)
@@ -396,7 +381,8 @@ class Supervisor:
                 with self._database.write() as connection:
                     state = end_run(connection, self.key.run_id, outcome, actor=self._actor, token=self.key.token)
                     if outcome.failure is None:
-                        add_of_job(connection, self.assignment.job, outcome.result or {})
+                        evaluations.add_of_job(connection, self.assignment.job, outcome.result or {})
+                        verifications.add_of_job(connection, self.assignment.job, outcome.result or {})
                 logger.info("run %s ended: %s; the job is %s", self.key.run_id, outcome.reason, state)
                 return
             except Unreachable as error:

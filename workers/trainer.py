@@ -82,6 +82,7 @@ class Trainer:
         )
         self.result: dict[str, Any] | None = None  # of the last evaluation
         self.num_steps_here = 0
+        self.differences: list[str] = []  # why what follows a resume is not exact
         self._progress_at = self._alive_at = 0.0
         self._keep_every = self.training.keep_every or self._keep_every_by_size()
 
@@ -354,14 +355,14 @@ class Trainer:
             )
         self.strategy.warm_up(self.wrapped, self.workload.data.train.batch(torch.arange(2))[0].to(self.strategy.device))
         saved.restore(self.model, self.optimizer)
-        differences = saved.differences(self.spec, self.strategy.world_size)
+        self.differences = saved.differences(self.spec, self.strategy.world_size)
         self._take_up(saved)
         rank, world_size = self.strategy.rank, self.strategy.world_size
         if saved.world_size == world_size:
             restore(saved.random_states[rank])
         else:
             seed_all(self.training.seed, 1 + rank, self.progress.step)
-        exactly = f"not bit by bit ({'; '.join(differences)})" if differences else "exactly"
+        exactly = f"not bit by bit ({'; '.join(self.differences)})" if self.differences else "exactly"
         self._say(f"continuing after step {self.progress.step}, {exactly}")
 
     def _take_up(self, saved: Checkpoint) -> None:

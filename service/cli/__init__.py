@@ -45,6 +45,7 @@ COMMANDS = {
         "artifacts": Entry("artifacts:artifacts", "List the stored outputs of a job; collect garbage."),
         "inspect": Entry("inspect:inspect", "Show the tensors in the weights of a job."),
         "eval": Entry("evaluate:evaluate", "Load the weights of a job and measure them."),
+        "verify": Entry("verify:verify", "Train again from a checkpoint, and compare the weights."),
         "predict": Entry("predict:predict", "Say what the weights of a job make of an input."),
         "compare": Entry("compare:compare", "Tell two jobs apart: specs, metrics, weights."),
         "export": Entry("export:export", "Write the weights of a job to a file."),

@@ -14,6 +14,7 @@ from .options import job_argument, json_option
 from .output import one_line, print_fields, print_json, print_lines, printable, show_bytes, show_moment
 from .submit import spec_fields
 from .table import Column, print_table
+from .verify import describe_verdict
 from .wording import describe, describe_data, describe_eta, describe_metrics, describe_progress, describe_work
 
 Json = dict[str, Any]
@@ -56,6 +57,12 @@ def show(settings: Settings, *, job: str, as_json: bool) -> None:
     if details["evaluations"]:
         _heading("evaluations")
         _print_evaluations(details["evaluations"])
+    if details["verifications"]:
+        _heading("verifications")
+        print_lines([
+            f"{show_moment(each['created_at'])}  {describe_verdict(each)}, by {each['user']}, job {each['by_job_id']}"
+            for each in details["verifications"]
+        ])  # fmt: skip
 
 
 def _print_sources(job: Json) -> None:
@@ -67,6 +74,9 @@ def _print_sources(job: Json) -> None:
     ]
     print_table(columns, rows)
     print_lines(["", f"`dljobs export {job['id']} --source -o DIR` writes them as they ran"])
+
+
+_KINDS = {"evaluate": " (evaluation)", "verify": " (verification)"}
 
 
 def _print_evaluations(evaluations: list[Json]) -> None:
@@ -92,8 +102,7 @@ def _print_head(job: Json) -> None:
     print_lines([one_line(f"job {job['id']} {job['name']}: {job['state']}")])
     print_fields(
         {
-            "what": describe_work(job["spec"], job["size"], job["num_nodes"])
-            + (" (evaluation)" if job["kind"] == "evaluate" else ""),
+            "what": describe_work(job["spec"], job["size"], job["num_nodes"]) + _KINDS.get(job["kind"], ""),
             "result" if job["result"] else "reason": describe(job),
             "stop rule": (job["result"] or {}).get("until", ""),
             "progress": describe_progress(job),
@@ -107,8 +116,8 @@ def _print_head(job: Json) -> None:
             "took": "" if took is None else show_duration(took),
             "time limit": show_duration(job["time_limit_s"]) if job["time_limit_s"] else "",
             "retries": f"{job['num_retries']} of {job['max_retries']}" if job["num_retries"] else "",
-            "evaluates": _describe_origin(job["origin"]),
-            "continues": _describe_beginning(job["resumed_from"]),
+            "compares with" if job["kind"] == "verify" else "evaluates": _describe_origin(job["origin"]),
+            "replays" if job["kind"] == "verify" else "continues": _describe_beginning(job["resumed_from"]),
             "continued by": ", ".join(f"job {each}" for each in job["resumed_by"]),
         }
     )

@@ -33,6 +33,7 @@ READING = {
     "cancel": ["cancel 4"],
     "checkpoint": (),  # waits for a run; test_resuming.py
     "resume": (),
+    "verify": (),
     "retry": ["retry 2"],
     "update": ["update 4 --priority 40"],
     "hold": ["hold 4"],

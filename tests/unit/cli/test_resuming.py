@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dljobs.service import runs
+from dljobs.service import jobs, runs, verifications
 from dljobs.service.artifacts import ArtifactStore, Description
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import RunKey
@@ -155,6 +155,68 @@ def test_checkpoint_says_why_there_is_none(dljobs, world, redis):
     done = dljobs("checkpoint", 1, "--timeout", 20)
     thread.join()
     assert (done.code, "run 1 of job 1 ended before it: it raised" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ends"),
+    [
+        (["1"], (15, 30)),  # the newest checkpoint with something after it
+        (["1:step-10"], (10, 15)),
+        (["1:best", "--steps", "99"], (10, 30)),
+        (["1:step-10", "--steps", "7"], (10, 15)),
+    ],
+)
+def test_a_replay_is_a_job_between_two_stored_states(dljobs, trained, arguments, ends):
+    done = dljobs("verify", *arguments, "--timeout", 0.05)
+    assert done.code == 101
+    assert "job 2 submitted: verify of 1" in done.err
+    shown = dljobs("show", 2, "--json").json
+    assert (shown["kind"], shown["spec"]["num_devices"]) == ("verify", 1)
+    assert (shown["resumed_from"]["step"], shown["origin"]["name"]) == (ends[0], f"step-{ends[1]}")
+    assert dljobs("show", 1, "--json").json["resumed_by"] == [], "it continues nothing"
+    assert dljobs("artifacts", "gc", "--json").json["num_artifacts"] == 0
+    assert "(verification)" in dljobs("show", 2).out
+    assert "nothing to go on with" in dljobs("resume", 2).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["1:step-30"], 102, ["nothing was stored after checkpoint step-30", "keep_checkpoints_every=1"]),
+        (["1:step-15", "--steps", "3"], 102, ["no weights were stored within 3 steps", "--steps 15 reaches"]),
+        (["1:step-9"], 102, ["no checkpoint 'step-9'"]),
+        (["2"], 102, ["there is no job 2"]),
+    ],
+)
+def test_what_cannot_be_replayed_is_said(dljobs, trained, arguments, code, words):
+    done = dljobs("verify", *arguments)
+    assert (done.code, dljobs("show", 2).code) == (code, 102)
+    assert all(word in done.err for word in words), done.err
+
+
+def test_the_verdict_is_recorded_and_printed(dljobs, trained):
+    def replay() -> None:
+        wait_until(lambda: dljobs_jobs(trained) == 2, 20, "the job")
+        verdict = {"is_exact": False, "num_tensors": 10, "num_different": 2, "largest_difference": 0.25}
+        result = {**verdict, "from_step": 15, "to_step": 30, "differences": ["2 ranks then, 1 now"]}
+        key = trained.start()
+        trained.succeed(key, **result)
+        with trained.database.write() as connection:
+            verifications.add_of_job(connection, jobs.get_job(connection, 2), result)
+
+    thread = threading.Thread(target=replay)
+    thread.start()
+    done = dljobs("verify", 1, "--timeout", 30)
+    thread.join()
+    words = "steps 15 to 30: not the same: 2 of 10 tensors differ, by 0.25 at most (2 ranks then, 1 now)"
+    assert (done.code, done.out) == (1, words + "\n")
+    assert f"{words}, by ada, job 2" in dljobs("show", 1).out
+    assert dljobs("show", 1, "--json").json["verifications"][0]["run"] == 1
+
+
+def dljobs_jobs(world: World) -> int:
+    with world.database.read() as connection:
+        return len(jobs.list_active(connection)) + len(jobs.list_ended(connection, 10))
 
 
 def test_gc_goes_by_retention_and_leaves_what_a_job_begins_with(dljobs, trained):
