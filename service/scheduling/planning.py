@@ -42,6 +42,7 @@ class Plan:
         self._has_reserved: set[Selector] = set()
         # The shortest job of each shape that was refused: longer ones need not be looked at.
         self._refused: dict[_Shape, float] = {}
+        self._refused_shares: dict[Selector, float] = {}  # likewise, by the devices that are shared
         self._can_ever_fit: dict[_Shape, bool] = {}
 
     @cached_property
@@ -111,7 +112,7 @@ class Plan:
 
     def _start(self, job: WaitingJob, pool: Pool) -> bool:
         """Place the job if it can be, on as many devices as it may have now."""
-        if job.selector.share is not None and (shared := self.find_shared(job, pool, self.reserved)) is not None:
+        if job.selector.share is not None and (shared := self._find_shared(job, pool)) is not None:
             self._join(job, shared)
             return True
         most = job.num_devices
@@ -123,6 +124,15 @@ class Plan:
                 self._place(sized, workers)
                 return True
         return False
+
+    def _find_shared(self, job: WaitingJob, pool: Pool) -> SharedDevice | None:
+        duration_s = math.inf if job.duration_s is None else job.duration_s
+        if duration_s >= self._refused_shares.get(job.selector, math.nan):
+            return None
+        shared = self.find_shared(job, pool, self.reserved)
+        if shared is None:
+            self._refused_shares[job.selector] = duration_s
+        return shared
 
     def find_shared(self, job: WaitingJob, pool: Pool, reserved: Mapping[int, Reservation]) -> SharedDevice | None:
         """The shared device that a job with a share fits best, and that is not kept for others."""
@@ -194,6 +204,7 @@ class Plan:
             else:
                 device, sharer = self.cluster.take_share(worker, job.selector, job.id)
                 device_ids = (device.id,)
+                self._refused_shares.clear()  # there is one more
             parts.append(Part(self.cluster.workers[worker].id, device_ids))
             if worker in self.reserved:
                 self.reserved[worker].note_taken(size, end_at)
