@@ -97,9 +97,10 @@ class Reports:
             with self._database.write() as connection:
                 spool = {"spool_json": json.dumps(self._read)}
                 if self._node_rank == HEAD:
-                    fenced_update(connection, self._key, **spool, **_progress_of(self._events))
+                    columns = {**spool, **_progress_of(self._events), **_memory_of(self._events)}
+                    fenced_update(connection, self._key, **columns)
                 else:
-                    fenced_update(connection, self._key)
+                    fenced_update(connection, self._key, **_memory_of(self._events))
                     write_part(connection, self._key.run_id, self._node_rank, **spool)
                 logs.add_lines(connection, self._key.run_id, self._lines[:num_lines])
                 metrics.add_points(connection, self._key.run_id, _points_of(self._events))
@@ -146,10 +147,16 @@ def _progress_of(events: list[Event]) -> dict[str, Any]:
         elif event["type"] == "progress":
             values |= {name: event[name] for name in ("step", "total_steps", "epoch", "steps_per_s")}
             values["progress_at"] = now()
-    if peaks := [int(event["peak_bytes"]) for event in events if event["type"] == "memory"]:
-        known = runs.c.peak_memory_bytes  # of ranks whose events came earlier
-        values["peak_memory_bytes"] = case((known > max(peaks), known), else_=max(peaks))
     return values
+
+
+def _memory_of(events: list[Event]) -> dict[str, Any]:
+    """The most GPU memory that any rank took, those whose events came earlier included."""
+    peaks = [int(event["peak_bytes"]) for event in events if event["type"] == "memory"]
+    if not peaks:
+        return {}
+    known = runs.c.peak_memory_bytes
+    return {"peak_memory_bytes": case((known > max(peaks), known), else_=max(peaks))}
 
 
 def _points_of(events: list[Event]) -> list[Point]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -22,6 +23,9 @@ from dljobs.service.snapshot import MEASURED_HEADROOM
 from dljobs.service.tables import devices, ledger
 from dljobs.service.tables import leases as lease_table
 from dljobs.service.tables import runs as run_table
+from dljobs.workers.channel import EventWriter
+from dljobs.workers.folder import RunFolder
+from dljobs.workers.reports import Reports
 
 from .rows import LEASE_S, add_worker, end, job_row, new_job, place, place_again, run_it, run_row, start, submit
 
@@ -138,6 +142,20 @@ def test_memory_as_declared_or_measured(database: Database) -> None:
         "it needs 0.1 of a device (30 GB of memory); no device is free, and of the shared ones"
     )
     assert "has 0.8 and 27.4 GB of memory left" in reason.text
+
+
+def test_the_most_memory_of_all_ranks_is_kept(database: Database, tmp_path: Path) -> None:
+    """However the events of the ranks come in: together, apart, the larger one first or last."""
+    _job, key = start(database, 3)
+    folder = RunFolder(tmp_path).create()
+    reports = Reports(database, key, folder, range(3), lambda _event: None)
+    for rank, peak in ((0, 5 * 10**9), (1, 9 * 10**9), (2, 7 * 10**9)):
+        writer = EventWriter(folder.events(rank))
+        writer.write("memory", peak_bytes=peak)
+        writer.close()
+        reports.read()
+        assert reports.ship(force=True) or reports.ship(force=True)
+    assert run_row(database, key.run_id)["peak_memory_bytes"] == 9 * 10**9
 
 
 def test_another_size_while_it_waits(database: Database) -> None:
