@@ -18,8 +18,9 @@ from .artifacts import get_artifact, list_artifacts
 from .clock import now
 from .continuation import choose_checkpoint, newest_first, split_reference
 from .database import Database
-from .jobs import Beginning, NewJob, get_job, resolve_id
+from .jobs import Beginning, NewJob, get_job
 from .json_text import to_json
+from .names import resolve_job
 from .runs import get_run, list_runs
 from .spec import JobSpec
 from .tables import verifications
@@ -40,7 +41,7 @@ def prepare_verification(database: Database, reference: str, max_steps: int | No
     job_text, _ = split_reference(reference)
     named = reference.partition(":")[2] or None
     with database.read() as connection:
-        job = get_job(connection, resolve_id(connection, job_text))
+        job = get_job(connection, resolve_job(connection, job_text))
         checkpoints = list_artifacts(connection, job["id"], kind="checkpoint")
         stored = [*checkpoints, *list_artifacts(connection, job["id"], kind="state_dict")]
         num_devices = {run["number"]: run["num_devices"] for run in list_runs(connection, [job["id"]])}
