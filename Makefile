@@ -41,6 +41,10 @@ deploy-check: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/pytest tests/unit
 
+# Jobs over several hosts, which are network namespaces: as root. One of them is cut off, one loses packets.
+hosts: $(VENV)/.installed
+	$(BIN)/pytest -m slow -s tests/integration/test_hosts.py
+
 # A step of every classifier of torchvision: half an hour on two cores, and 12 GB of memory for the largest.
 zoo-torchvision: $(VENV)/.installed
 	$(BIN)/pytest -m slow tests/integration/test_torchvision_models.py

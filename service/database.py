@@ -111,7 +111,13 @@ def _create_engine(url: str) -> Engine:
             event.listen(engine, "begin", _begin_sqlite)
         else:
             # Keepalives: without them a half-open connection blocks a worker for two hours.
-            keepalive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+            # They are not sent while something is on its way: that is given up after tcp_user_timeout (ms).
+            keepalive = {
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,
+            }
             engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5, **keepalive})
     except NoSuchModuleError:
         raise UsageError(
