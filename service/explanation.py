@@ -68,7 +68,7 @@ def _explain_placed(job: Job, run: Json, moment: float, silent: Mapping[str, flo
     part_of = f"{jobs.size_of(job)} of " if job["share_percent"] < 100 else ""
     sentences = [f"run {run['number']} {doing} on {part_of}{where} for {since}"]
     if not jobs.size_of(job).is_fixed:
-        sentences.append(f"it asked for {jobs.size_of(job)} devices and got the {run['num_devices']} that were free")
+        sentences.append(f"it asked for {jobs.size_of(job)} devices and got {run['num_devices']}, as many as were free")
     progress = run["progress"]
     if progress["total_steps"]:
         left = "" if progress["eta_s"] is None else f", about {show_duration(progress['eta_s'])} left"
