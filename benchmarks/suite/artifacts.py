@@ -1,0 +1,210 @@
+"""Weights into the store and out of it, beside files: how fast, how fast if most is there already, in what memory."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.benchmark import Benchmark, Sitting, interleaved
+from benchmarks.processes import environment_with, run_timed
+from benchmarks.result import Result, Values, Verdict, median_ratio
+from benchmarks.stores import Store, postgres_store, sqlite_store
+from dljobs.models.lenet import LeNet
+from dljobs.workers.stored_weights import load_state_dict
+from dljobs.workers.weights import write_state_dict
+
+T = TypeVar("T")
+StateDict = dict[str, Tensor]
+
+
+def _of_torchvision(name: str) -> nn.Module:
+    import torchvision
+
+    model: nn.Module = torchvision.models.get_model(name)
+    return model
+
+
+CASES: dict[str, Callable[[], nn.Module]] = {
+    "LeNet": LeNet,
+    "ResNet-18": functools.partial(_of_torchvision, "resnet18"),
+    "ViT-B/16": functools.partial(_of_torchvision, "vit_b_16"),
+}
+CHANGED_SHARE = 0.01
+MAX_MEMORY_MIB = 64
+MIN_CHANGED_SPEED = 5.0
+_WRITE, _CHANGED, _READ = "write", "write, 1% changed", "read"
+_TORCH, _RANKS_FILE, _SQLITE, _POSTGRES = "torch.save/load", "the rank's file", "SQLite", "Postgres"
+# Speeds over torch's, by what is measured.
+GOALS = {(_SQLITE, _WRITE): 0.6, (_POSTGRES, _WRITE): 0.35, (_SQLITE, _READ): 0.5, (_POSTGRES, _READ): 0.3}
+
+
+def measure(sitting: Sitting) -> Result:
+    """Every size with every peer; then what storing and loading the largest takes in memory."""
+    values, notes = Values(), []
+    with contextlib.ExitStack() as stack:
+        stores = {_SQLITE: stack.enter_context(sqlite_store(sitting.folder / "s"))}
+        try:
+            stores[_POSTGRES] = stack.enter_context(postgres_store(sitting.folder / "p"))
+        except ImportError as error:
+            notes.append(f"Postgres was left out: {error}")
+        for name in list(CASES)[: 1 if sitting.is_smoke else None]:
+            state_dict = _new_state_dict(name)
+            case = f"{name}, {_size(state_dict) / 1e6:.3g} MB"
+            peers: dict[str, Callable[[StateDict], Mapping[str, float]]] = {
+                _TORCH: functools.partial(_with_torch, sitting.folder),
+                _RANKS_FILE: functools.partial(_with_safetensors, sitting.folder),
+                **{peer: functools.partial(_with_store, sitting.folder, store) for peer, store in stores.items()},
+            }
+            if not sitting.is_smoke:
+                for run in peers.values():  # a round to get warm
+                    run(state_dict)
+            for number, peer in enumerate(interleaved(list(peers), sitting.num_rounds)):
+                if number % len(peers) == 0:
+                    sitting.say(f"{case}: round {number // len(peers) + 1} of {sitting.num_rounds}")
+                for quantity, seconds in peers[peer](state_dict).items():
+                    values.add(case, quantity, peer, seconds)
+        verdicts = [_judge_memory(sitting.folder, peer, store, state_dict) for peer, store in stores.items()]
+    result = Result(values.series())
+    return Result(result.series, (*_judge(result), *(each for pair in verdicts for each in pair)), tuple(notes))
+
+
+def _new_state_dict(name: str) -> StateDict:
+    """Tensors of the model's shapes."""
+    with torch.device("meta"):
+        shapes = CASES[name]().state_dict()
+    return {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in shapes.items()}
+
+
+def _size(state_dict: StateDict) -> int:
+    return sum(tensor.nbytes for tensor in state_dict.values())
+
+
+def _train(state_dict: StateDict, share: float = 1.0) -> None:
+    """New values for the largest tensors that are this share of the bytes together."""
+    room = share * _size(state_dict)
+    for tensor in sorted(state_dict.values(), key=lambda tensor: tensor.nbytes, reverse=True):
+        if tensor.nbytes <= room and tensor.is_floating_point():
+            tensor.normal_()
+            room -= tensor.nbytes
+
+
+def _timed(action: Callable[[], T]) -> tuple[float, T]:
+    """How long it took, and what it returned: giving its memory back is not part of it."""
+    begun = time.perf_counter()
+    found = action()
+    return time.perf_counter() - begun, found
+
+
+def _with_torch(folder: Path, state_dict: StateDict) -> dict[str, float]:
+    path = folder / "weights.pt"
+
+    def save() -> None:
+        with path.open("wb") as file:
+            torch.save(state_dict, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def load() -> object:
+        return torch.load(path, weights_only=True)
+
+    _train(state_dict)
+    write_s, _ = _timed(save)
+    _train(state_dict, CHANGED_SHARE)
+    changed_s, _ = _timed(save)
+    load()
+    read_s, _ = _timed(load)
+    return {_WRITE: write_s, _CHANGED: changed_s, _READ: read_s}
+
+
+def _with_safetensors(folder: Path, state_dict: StateDict) -> dict[str, float]:
+    def save() -> None:
+        write_state_dict(state_dict, {}, folder / "weights.safetensors")
+
+    _train(state_dict)
+    write_s, _ = _timed(save)
+    _train(state_dict, CHANGED_SHARE)
+    changed_s, _ = _timed(save)
+    return {_WRITE: write_s, _CHANGED: changed_s}
+
+
+def _with_store(folder: Path, store: Store, state_dict: StateDict) -> dict[str, float]:
+    path = folder / "weights.safetensors"
+    store.empty()
+    _train(state_dict)
+    write_state_dict(state_dict, {}, path)
+    write_s, _ = _timed(lambda: store.put("first", path))
+    store.settle()
+    _train(state_dict, CHANGED_SHARE)
+    write_state_dict(state_dict, {}, path)
+    changed_s, artifact_id = _timed(lambda: store.put("second", path))
+    store.settle()
+
+    def read() -> StateDict:
+        return load_state_dict(store.artifacts.open(artifact_id))
+
+    assert all(torch.equal(tensor, state_dict[name]) for name, tensor in read().items())
+    read_s, _ = _timed(read)
+    return {_WRITE: write_s, _CHANGED: changed_s, _READ: read_s}
+
+
+def _judge(result: Result) -> list[Verdict]:
+    verdicts = []
+    for (peer, quantity), goal in GOALS.items():
+        for each in result.series:
+            if (each.peer, each.quantity) == (peer, quantity) and (base := result.find(each.case, quantity, _TORCH)):
+                claim = f"{each.case}: {quantity} on {peer}, speed over torch's"
+                verdicts.append(Verdict(claim, median_ratio(base.values, each.values), goal, is_minimum=True))
+    for each in result.series:
+        first = result.find(each.case, _WRITE, each.peer)
+        if each.quantity == _CHANGED and each.peer in (_SQLITE, _POSTGRES) and first is not None:
+            claim = f"{each.case}: write of 1% changed on {each.peer}, speed over the first write"
+            ratio = median_ratio(first.values, each.values)
+            verdicts.append(Verdict(claim, ratio, MIN_CHANGED_SPEED, is_minimum=True))
+    return verdicts
+
+
+def _judge_memory(folder: Path, peer: str, store: Store, state_dict: StateDict) -> list[Verdict]:
+    path = folder / "weights.safetensors"
+    _train(state_dict)
+    write_state_dict(state_dict, {}, path)
+    program = [sys.executable, "-m", "benchmarks.peers.store_memory"]
+    environment = environment_with(**store.settings.to_environment())
+
+    def measured_mib(*arguments: str) -> float:
+        return int(run_timed([*program, *arguments], environment).output.split()[-1]) / 2**20
+
+    put = measured_mib("put", str(store.key.run_id), store.key.token, str(path))
+    load = measured_mib("load", str(store.put("to load", path)))
+    store.empty()
+    return [
+        Verdict(f"{_size(state_dict) / 1e6:.3g} MB: MiB beyond the tensors, {what} on {peer}", mib, MAX_MEMORY_MIB)
+        for what, mib in (("write", put), ("read", load))
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="artifacts",
+    title="Weights into the store and out of it",
+    about=(
+        "State_dicts with the shapes of three models and random values. **write**: a whole file to the last durable "
+        "commit, with digests, on a fresh store; ranks write that file first (**the rank's file**: safetensors, fsync, "
+        "rename), and the upload runs beside the training. **1% changed**: the same again, with new values in tensors "
+        "that are 1% of the bytes. **read**: to tensors in memory, each byte verified, file or database in the page "
+        "cache. torch.save and torch.load are a plain file with fsync, and neither verifies anything. SQLite's log "
+        "is moved into its file between the measurements, as a worker does it in the background; Postgres is a private "
+        "server with default settings on the same machine. Memory is what a process of its own needs beyond what it "
+        "had after its imports."
+    ),
+    baselines=(_TORCH,),
+    num_rounds=9,
+    measure=measure,
+)
