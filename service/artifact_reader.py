@@ -20,7 +20,7 @@ from .cutting import BLOB_BYTES
 from .database import Database
 from .tables import artifacts
 
-_LOADS_AHEAD = 2  # of at most BLOB_BYTES each
+_LOAD_BYTES = 2 * BLOB_BYTES  # loaded at a time, while what was loaded before is in use
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ArtifactReader:
         groups = list(self._groups(self._numbers(start, stop)))
         loads = (self._load(numbers) for numbers in groups)
         # One load is not worth a thread.
-        for numbers, found in zip(groups, ahead(loads, _LOADS_AHEAD) if len(groups) > 1 else loads, strict=True):
+        for numbers, found in zip(groups, ahead(loads, 1) if len(groups) > 1 else loads, strict=True):
             for number in numbers:
                 first = self._starts[number]
                 chunk = memoryview(self._verified(number, found))
@@ -99,10 +99,10 @@ class ArtifactReader:
         return range(bisect_right(self._starts, start) - 1, bisect_right(self._starts, stop - 1))
 
     def _groups(self, numbers: range) -> Iterator[range]:
-        """What is loaded at a time: as many neighbours as are `BLOB_BYTES` together."""
+        """What is loaded at a time: as many neighbours as are `_LOAD_BYTES` together."""
         first = numbers.start
         for number in numbers:
-            if self._starts[number + 1] - self._starts[first] > BLOB_BYTES and number > first:
+            if self._starts[number + 1] - self._starts[first] > _LOAD_BYTES and number > first:
                 yield range(first, number)
                 first = number
         if numbers:

@@ -8,7 +8,7 @@ invisible to every reader. Callers know files, ranges of bytes and ids only.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from .states import PLACED_JOBS, WAITING_JOBS
 from .tables import artifact_blobs, artifacts, jobs, runs
 
 _STAGING_SUFFIX = ".staging"  # in the name, so that a complete artifact of the same name can stand beside it
-_BATCHES_AHEAD = 3  # read and hashed while one is being stored
+_BATCH_BYTES = 4 * BLOB_BYTES  # read and hashed at a time, while those before are being stored
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Description:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What one transaction stores: pieces of the file with their digests."""
+    """Pieces of the file with their digests."""
 
     pieces: list[tuple[str, bytes]]
     is_last: bool
@@ -64,7 +64,7 @@ class ArtifactStore:
     def put(self, key: RunKey, what: Description, path: Path) -> int:
         """Store a file as an artifact of the run; returns its id. Bytes that the database already has are not written.
 
-        A short transaction stores at most a blob's worth of bytes, so that heartbeats get through on SQLite. A crash
+        A short transaction writes at most a blob's worth of bytes, so that heartbeats get through on SQLite. A crash
         leaves a `staging` row, which the next attempt at the same name and the sweep remove. An artifact of the same
         name that was stored before stays until this one is complete.
 
@@ -77,7 +77,7 @@ class ArtifactStore:
         obsolete: set[str] = set()
         try:
             with path.open("rb") as file:
-                for batch in ahead(_batches(file), _BATCHES_AHEAD):
+                for batch in self._transactions(ahead(_batches(file), 1)):
                     # Only the last one waits for the disk, and with it for all before it.
                     with self._database.write(durable=batch.is_last) as connection:
                         fenced_update(connection, key)
@@ -95,6 +95,24 @@ class ArtifactStore:
         assert artifact_id is not None  # there is always a last batch
         blobs.collect(self._database, obsolete)
         return artifact_id
+
+    def _transactions(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
+        """The batches in parts of which each has at most a blob's worth of bytes that the database does not have."""
+        for batch in batches:
+            known: set[str] = set()
+            if sum(len(piece) for _digest, piece in batch.pieces) > BLOB_BYTES:
+                with self._database.read() as connection:
+                    known = blobs.known(connection, [digest for digest, _piece in batch.pieces])
+            pieces: list[tuple[str, bytes]] = []
+            room = BLOB_BYTES
+            for digest, piece in batch.pieces:
+                num_new = 0 if digest in known else len(piece)
+                if num_new > room:
+                    yield _Batch(pieces, is_last=False)
+                    pieces, room = [], BLOB_BYTES
+                pieces.append((digest, piece))
+                room -= num_new
+            yield _Batch(pieces, batch.is_last)
 
     def open(self, artifact_id: int) -> ArtifactReader:
         """For reading an artifact, or parts of it.
@@ -152,13 +170,13 @@ class ArtifactStore:
 
 
 def _batches(file: BinaryIO) -> Iterator[_Batch]:
-    """The file in batches of at most a blob's worth of bytes. There is always a last one, perhaps an empty one."""
+    """The file in batches of at most `_BATCH_BYTES`. There is always a last one, perhaps an empty one."""
     pieces: list[tuple[str, bytes]] = []
-    room = BLOB_BYTES
+    room = _BATCH_BYTES
     for piece in cut(file):
         if len(piece) > room:
             yield _Batch(pieces, is_last=False)
-            pieces, room = [], BLOB_BYTES
+            pieces, room = [], _BATCH_BYTES
         pieces.append((blobs.digest_of(piece), piece))
         room -= len(piece)
     yield _Batch(pieces, is_last=True)

@@ -7,12 +7,12 @@ was just referred to. It knows nothing of runs, names and files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
-from sqlalchemy import Connection, delete, literal_column, select, update
+from sqlalchemy import Connection, Select, delete, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -33,18 +33,26 @@ def digest_of(data: bytes | memoryview) -> str:
     return blake3(data).hexdigest()
 
 
+def known(connection: Connection, digests: Sequence[str]) -> set[str]:
+    """Which of these blobs the database has now, whole as far as anybody knows."""
+    return set(connection.scalars(_whole(digests)))
+
+
 def keep(connection: Connection, content: Mapping[str, bytes]) -> None:
     """See that the database has these blobs, and go on having them until this transaction ends.
 
     Args:
         content: the bytes by their digest.
     """
-    wanted = select(blobs.c.digest).where(blobs.c.digest.in_(content), blobs.c.damaged_at.is_(None))
     # On Postgres the lock keeps collectors away, and no writer.
-    known = set(connection.scalars(wanted.with_for_update(read=True, key_share=True)))
+    kept = set(connection.scalars(_whole(content).with_for_update(read=True, key_share=True)))
     # In order: of two writers of the same blobs one waits for the other, never each for each.
-    for digest in sorted(content.keys() - known):
+    for digest in sorted(content.keys() - kept):
         _insert(connection, digest, content[digest])
+
+
+def _whole(digests: Collection[str]) -> Select[tuple[str]]:
+    return select(blobs.c.digest).where(blobs.c.digest.in_(digests), blobs.c.damaged_at.is_(None))
 
 
 def _insert(connection: Connection, digest: str, data: bytes) -> None:

@@ -16,9 +16,8 @@ import pytest
 from sqlalchemy import Connection, event, func, select, text, update
 
 from dljobs.errors import CorruptArtifact, NotFound, StorageFull
-from dljobs.service import artifact_reader, cutting
-from dljobs.service import artifacts as store_module
 from dljobs.service import blobs as blobs_module
+from dljobs.service import cutting
 from dljobs.service.artifacts import ArtifactStore, Description, get_artifact, list_artifacts
 from dljobs.service.blobs import digest_of
 from dljobs.service.database import Database, open_database
@@ -30,14 +29,12 @@ from tests.databases import settings_for
 from tests.waiting import wait_until
 
 from .rows import end, place_again, run_it, start, states
-
-SMALL = 1000
+from .small_blobs import SMALL, use_small_blobs
 
 
 @pytest.fixture
 def small_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (artifact_reader, cutting, store_module):
-        monkeypatch.setattr(module, "BLOB_BYTES", SMALL)
+    use_small_blobs(monkeypatch)
 
 
 def write_file(folder: Path, size: int, seed: int = 0) -> Path:
@@ -136,7 +133,7 @@ def put_from(url: str, run_id: int, token: str, path: str) -> None:
 def test_kill_9_in_mid_upload_leaves_nothing_visible(
     database: Database, database_settings: Settings, tmp_path: Path
 ) -> None:
-    """The file is a pipe that ends after two blobs and a half: there the writer is killed."""
+    """The file is a pipe that ends after five blobs and a half: there the writer is killed."""
     job_id, key = start(database)
     os.mkfifo(tmp_path / "pipe")
     code = f"import sys; from {__name__} import put_from as p; p(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])"
@@ -144,7 +141,7 @@ def test_kill_9_in_mid_upload_leaves_nothing_visible(
     with subprocess.Popen([*command, str(tmp_path / "pipe")]) as writer:
         try:
             with (tmp_path / "pipe").open("wb") as pipe:
-                pipe.write(b"x" * (cutting.BLOB_BYTES * 5 // 2))
+                pipe.write(b"x" * (cutting.BLOB_BYTES * 11 // 2))
                 pipe.flush()
                 wait_until(lambda: count_rows(database) == (1, 1), 30, "the first blob is in the database")
                 assert listed(database, job_id) == []
