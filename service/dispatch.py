@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +11,10 @@ from sqlalchemy import Connection
 
 from dljobs.errors import DljobsError
 
-from . import jobs, ledger, runs
+from . import jobs, ledger, preemption, runs
 from .database import Database, Lock, wait_for_lock
 from .policy import ServicePolicy
+from .preemption import Asked
 from .scheduling.expectations import expected_starts
 from .scheduling.explaining import Explainer
 from .scheduling.planning import Plan, plan
@@ -64,8 +66,14 @@ class Planned:
         return {**starts, **{placed.job_id: self.plan.snapshot.now for placed in self.plan.placed}}
 
 
-def dispatch(database: Database, *, lease_s: float) -> list[Dispatched]:
-    """Place what can be placed now."""
+def dispatch(
+    database: Database, *, lease_s: float, notify: Callable[[Asked], object] | None = None
+) -> list[Dispatched]:
+    """Place what can be placed now, and have runs go for what is more important.
+
+    Args:
+        notify: called for each run that is to go, once that is written; its worker sees it by itself, but later.
+    """
     with database.read() as connection:
         if not jobs.has_queued(connection):
             return []
@@ -74,12 +82,17 @@ def dispatch(database: Database, *, lease_s: float) -> list[Dispatched]:
         wait_for_lock(connection, Lock.SCHEDULING)
         planned = make_plan(connection, lease_s=lease_s)
         ledger.fold(connection, planned.plan.snapshot.now, planned.policy.half_life_s)
-        placed = []
+        placed: list[Dispatched] = []
         for placement in planned.placed:
             with suppress(DljobsError):  # cancelled or held since the plan was made
                 key = runs.create_run(connection, placement.job_id, placement.parts, lease_s, placement.sharer)
                 placed += [Dispatched(key, planned.worker_names[part.worker_id]) for part in placement.parts]
-        return placed
+        asked = [each for decision in planned.plan.preempted for each in preemption.ask_to_go(connection, decision)]
+        preemption.keep(connection, planned.plan.kept)
+    if notify is not None:
+        for each in asked:
+            notify(each)
+    return placed
 
 
 def make_plan(connection: Connection, *, lease_s: float) -> Planned:

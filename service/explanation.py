@@ -80,6 +80,8 @@ def _explain_placed(job: Job, run: Json, moment: float, silent: Mapping[str, flo
         if (silent_s := silent[part["worker"]]) > lease_s / 2:
             silence = f"{worker} has been silent for {show_duration(silent_s)}"
             sentences.append(f"{silence}: after {show_duration(lease_s)} the job goes back in the queue")
+    if run["preempted_for_id"] is not None:
+        sentences.append(f"it is to checkpoint and make room for job {run['preempted_for_id']}")
     if job["cancel_requested_at"] is not None:
         asked = show_duration(moment - job["cancel_requested_at"])
         sentences.append(f"its end was asked for {asked} ago")

@@ -61,6 +61,7 @@ class NewJob:
     min_devices: int | None = None  # what it needs at the least; None: all that its spec says
     share_percent: int = 100  # less: a part of one device
     begin_in_s: float | None = None  # by the database's clock, which may not be the client's
+    is_preemptible: bool = False
     after: tuple[tuple[str, Condition], ...] = ()  # jobs and sets as users name them: 12, @, s3
     resume_from: str | None = None  # as users name it: 12, @:best, 12:step-40
     beginning: Beginning | None = None  # what that is
@@ -121,6 +122,7 @@ def job_values(new: NewJob, moment: float) -> dict[str, Any]:
         "idempotency_key": new.idempotency_key,
         "time_limit_s": new.time_limit_s,
         "max_retries": new.max_retries,
+        "is_preemptible": int(new.is_preemptible),
         "submitted_at": moment,
         "selector_json": to_json(new.selector),
         "num_nodes": new.num_nodes,

@@ -21,7 +21,7 @@ from .scheduling.rows import DEFAULT_POLICY, Limit, Policy
 from .settings import Settings
 from .tables import policy
 
-KEYS = ("priority_ceiling", "ageing_s", "half_life_s", "limits", "shares")
+KEYS = ("priority_ceiling", "ageing_s", "half_life_s", "preemptible_below", "min_run_s", "limits", "shares")
 _LIMITS = {"devices": "running_devices", "jobs": "running_jobs", "queued": "queued_jobs"}
 
 
@@ -68,6 +68,8 @@ def make_policy(values: Mapping[str, Any]) -> ServicePolicy:
     return ServicePolicy(
         scheduling=Policy(
             ageing_s=values.get("ageing_s", default.scheduling.ageing_s),
+            preemptible_below=int(values.get("preemptible_below", default.scheduling.preemptible_below)),
+            min_run_s=values.get("min_run_s", default.scheduling.min_run_s),
             shares=parse_shares(values.get("shares", "")),
             user_limits=user_limits,
             tag_limits=tag_limits,

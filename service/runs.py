@@ -148,6 +148,8 @@ def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str
         result_json=_to_json(outcome.result),
     )
     end_parts(connection, run_id)
+    if run["preempted_for_id"] is not None and end.job_state is JobState.QUEUED:
+        end.changes["num_preempted"] = job["num_preempted"] + 1
     leases.release(connection, run_id)
     ledger.add_run(connection, run_id, job["user"], run["num_devices"] * job["share_percent"] / 100)
     move_job(connection, job["id"], end.job_state, actor=actor, reason=end.reason, run_id=run_id, **end.changes)

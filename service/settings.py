@@ -45,6 +45,8 @@ class Settings:
     priority_ceiling: float
     ageing_s: float
     half_life_s: float
+    preemptible_below: float
+    min_run_s: float
     limits: str
     shares: str
     sources: Mapping[str, str]
@@ -97,12 +99,15 @@ _DEFAULTS: dict[str, Any] = {
     "priority_ceiling": 100.0,
     "ageing_s": 86400.0,
     "half_life_s": 7 * 86400.0,
+    "preemptible_below": 0.0,
+    "min_run_s": 600.0,
     "limits": "",
     "shares": "",
 }
 # What a number may be, with its unit; seconds up to a day unless said here.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "priority_ceiling": (0.0, 100.0, ""),
+    "preemptible_below": (0.0, 100.0, ""),
     "ageing_s": (1.0, 366 * 86400.0, " seconds"),
     "half_life_s": (1.0, 366 * 86400.0, " seconds"),
 }
@@ -126,6 +131,8 @@ MEANINGS = {
     "priority_ceiling": "the highest priority that a user may ask for (of workers: it holds for all)",
     "ageing_s": "a job gains 10 points of priority each time it has waited for so long (of workers)",
     "half_life_s": "use of devices counts half after so long, for fair share (of workers)",
+    "preemptible_below": "jobs of a lower priority may be preempted, as those marked --preemptible may (of workers)",
+    "min_run_s": "a job that was preempted runs at least so long before it is again (of workers)",
     "limits": "user:* devices=8 jobs=4 queued=100; tag:course devices=4: the most at a time (of workers)",
     "shares": "ada=2 bob=0.5: what users are entitled to, 1 unless named (of workers)",
 }

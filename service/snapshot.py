@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from . import leases, ledger, nodes, quarantine, registration, sets
+from . import leases, ledger, nodes, preemption, quarantine, registration, sets
 from .clock import read_now
 from .gpus import CUDA_CONTEXT_BYTES
 from .policy import ServicePolicy, read_policy
@@ -60,6 +60,8 @@ _JOB_COLUMNS = (
     jobs.c.eligible_at,
     jobs.c.begin_at,
     jobs.c.set_id,
+    jobs.c.is_preemptible,
+    jobs.c.num_preempted,
 )
 
 
@@ -70,11 +72,11 @@ def take_snapshot(connection: Connection, *, lease_s: float) -> tuple[Snapshot, 
     running = list_running(connection)
     history = _History(connection)
     usage = decayed_usage(list_spells(connection, running, now), now, policy.half_life_s)
-    after = _dependencies(connection)
+    after, kept = _dependencies(connection), preemption.list_kept(connection)
     set_ids = {row["set_id"] for row in waiting if row["set_id"] is not None}
     snapshot = Snapshot(
         now=now,
-        waiting=[_waiting_job(row, after.get(row["id"], ()), history) for row in waiting],
+        waiting=[_waiting_job(row, after.get(row["id"], ()), kept.get(row["id"], ()), history) for row in waiting],
         workers=offering_workers(connection, lease_s=lease_s),
         running=[_running_job(row, history, now) for row in running],
         usage=usage,
@@ -89,7 +91,11 @@ def list_running(connection: Connection) -> list[RowMapping]:
     num_held = runs.c.num_devices.label("num_held")
     # By the job's newest run: the states of all runs there ever were are in no index.
     newest = (runs.c.job_id == jobs.c.id) & (runs.c.number == jobs.c.num_runs)
-    query = select(*_JOB_COLUMNS, *progress, num_held).join(runs, newest).where(jobs.c.state.in_(PLACED_JOBS))
+    query = (
+        select(*_JOB_COLUMNS, *progress, num_held, runs.c.preempted_for_id)
+        .join(runs, newest)
+        .where(jobs.c.state.in_(PLACED_JOBS))
+    )
     return list(connection.execute(query).mappings())
 
 
@@ -187,7 +193,9 @@ class _History:
         return [(row.ended_at - row.started_at) / row.num_epochs for row in rows]
 
 
-def _waiting_job(row: RowMapping, after: tuple[Dependency, ...], history: _History) -> WaitingJob:
+def _waiting_job(
+    row: RowMapping, after: tuple[Dependency, ...], kept: tuple[int, ...], history: _History
+) -> WaitingJob:
     limit_s = row["time_limit_s"]
     return WaitingJob(
         id=row["id"],
@@ -207,6 +215,7 @@ def _waiting_job(row: RowMapping, after: tuple[Dependency, ...], history: _Histo
         may_spread=bool(row["may_spread"]),
         can_spread=row["strategy"] == "ddp" and row["num_nodes"] == 1 and not row["may_spread"],
         set_id=row["set_id"],
+        kept=kept,
     )
 
 
@@ -216,7 +225,19 @@ def _running_job(row: RowMapping, history: _History, now: float) -> RunningJob:
         progress, now, time_limit_s=row["time_limit_s"], usual_duration_s=history.usual_duration_s(row, row["num_held"])
     )
     return RunningJob(
-        row["id"], row["num_held"], row["user"], _tags(row), expected, row["share_percent"], row["set_id"]
+        id=row["id"],
+        num_devices=row["num_held"],
+        user=row["user"],
+        tags=_tags(row),
+        expected_end_at=expected,
+        share_percent=row["share_percent"],
+        set_id=row["set_id"],
+        priority=row["priority"],
+        submitted_at=row["submitted_at"],
+        started_at=row["created_at"],
+        is_preemptible=bool(row["is_preemptible"]),
+        was_preempted=row["num_preempted"] > 0,
+        is_leaving=row["preempted_for_id"] is not None,
     )
 
 

@@ -95,6 +95,7 @@ class Request:
     max_retries: int = 2
     idempotency_key: str | None = None
     held: bool = False
+    is_preemptible: bool = False
     device_type: str | None = None  # "a100", "cpu"
     memory: str | None = None  # of a device: "40G"
     labels: Sequence[str] = ()  # of a node, "label=value" each
@@ -194,6 +195,7 @@ def build(chosen: Chosen, request: Request, user: str, varied: Mapping[Place, An
         max_retries=request.max_retries,
         idempotency_key=None if key is None else check_text("idempotency key", key),
         held=request.held,
+        is_preemptible=request.is_preemptible,
         sources=sources,
         warnings=(f"left out of the job: {', '.join(left_out[:10])}",) if left_out else (),
         num_nodes=request.num_nodes,

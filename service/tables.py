@@ -83,6 +83,8 @@ jobs = Table(
     Column("begin_at", Double),
     Column("num_epochs", Integer),  # null: it does not train
     Column("batch_size", Integer),  # with the model it says how much memory a run takes; null: it is not known
+    Column("is_preemptible", Integer, nullable=False, server_default=text("0")),
+    Column("num_preempted", Integer, nullable=False, server_default=text("0")),
     Column("max_retries", Integer, nullable=False),
     Column("num_retries", Integer, nullable=False, server_default=text("0")),
     Column("num_lost", Integer, nullable=False, server_default=text("0")),
@@ -236,6 +238,14 @@ devices = Table(
     sqlite_autoincrement=True,
 )
 
+# Devices that a waiting job is to have: those who hold them were preempted for it.
+kept_devices = Table(
+    "kept_devices",
+    metadata,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+)
+
 # What failed a check (`quarantine.py`); a row that was released says which fault is accepted.
 quarantines = Table(
     "quarantines",
@@ -275,6 +285,8 @@ runs = Table(
     Column("spool_json", Text, nullable=False, server_default=text("'{}'")),
     Column("checkpoint_requested_at", Double),  # null: none is asked for, or it has been taken
     Column("failure_class", String(16)),
+    # The job that is to have its devices: the run has to checkpoint and go.
+    Column("preempted_for_id", Id),
     Column("reason", AnyText, nullable=False, server_default=text("''")),
     Column("decision", AnyText, nullable=False, server_default=text("''")),  # on the job, when the run ended
     Column("evidence_json", Text),  # what the class was judged by

@@ -45,6 +45,7 @@ _JOB_COLUMNS = (
     "max_retries",
     "num_retries",
     "num_runs",
+    "num_preempted",
     "submitted_at",
     "begin_at",
     "eligible_at",
@@ -69,6 +70,7 @@ _RUN_COLUMNS = (
     "failure_class",
     "reason",
     "decision",
+    "preempted_for_id",
 )
 _ARTIFACT_COLUMNS = ("id", "kind", "name", "step", "epoch", "size_bytes", "digest", "created_at")
 _EVENT_COLUMNS = ("id", "at", "job_id", "run_id", "worker_id", "actor", "kind", "from_state", "to_state", "reason")
@@ -116,6 +118,7 @@ def job_view(job: Row, *, moment: float, run: Row | None = None, prospect: Prosp
         "data": spec.get("data", ""),
         "metric": spec.get("metric", ""),
         "tags": json.loads(job["tags_json"]),
+        "is_preemptible": bool(job["is_preemptible"]),
         "age_s": max(moment - job["submitted_at"], 0.0),
         "progress": None if run is None or job["state"] in ENDED_JOBS else progress_view(run, spec),
         "selector": selector_view(job),
@@ -297,6 +300,7 @@ def request_view(new: NewJob) -> Json:
         "idempotency_key": new.idempotency_key,
         "held": new.held,
         "size": str(new.size),
+        "is_preemptible": new.is_preemptible,
         "selector": selector_view({"selector_json": selectors.to_json(new.selector)}),
         "resume_from": new.resume_from,
         "after": [f"{job}:{condition}" for job, condition in new.after],

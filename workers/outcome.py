@@ -34,6 +34,7 @@ class Evidence:
     finished: Event | None = None
     stopped: Event | None = None
     stop: FailureClass | None = None  # what the supervisor asked for
+    stopped_because: str = ""  # where the class does not say it all
     storage: str | None = None  # why an artifact that had to be stored was not
     launch_error: str | None = None  # the launcher itself failed
     out_of_memory_kills: int = 0  # by the kernel, on this node, while the run was on
@@ -119,7 +120,7 @@ def count_out_of_memory_kills() -> int:
 
 def _describe_stop(evidence: Evidence) -> str:
     assert evidence.stop is not None
-    what = _ASKED_FOR.get(evidence.stop, str(evidence.stop))
+    what = evidence.stopped_because or _ASKED_FOR.get(evidence.stop, str(evidence.stop))
     if evidence.stopped is not None:
         return f"{what}: stopped after step {evidence.stopped.get('step')}"
     if not evidence.exits and evidence.launch_error is None:

@@ -112,7 +112,7 @@ class Supervisor:
         self._deadline = self._time_limit()
         self.thread = threading.Thread(target=self._supervise, name=f"run-{self.key.run_id}", daemon=True)
 
-    def request_stop(self, why: FailureClass, *, at_once: bool = False) -> None:
+    def request_stop(self, why: FailureClass, *, because: str = "", at_once: bool = False) -> None:
         """Ask the ranks to stop at a step they agree on; they are killed when the grace time is over.
 
         Ranks that have taken no step yet (data are loaded), or that do not train, have nothing to save: they are killed
@@ -120,9 +120,9 @@ class Supervisor:
         """
         at_once = at_once or (self._is_head and not self._has_trained)
         if self._evidence.stop is None:
-            self._evidence.stop = why
+            self._evidence.stop, self._evidence.stopped_because = why, because
             if self._is_head:
-                self._reports.say(f"asked to stop: {why}")
+                self._reports.say(f"asked to stop: {because or why}")
         kill_at = time.monotonic() + (0.0 if at_once else self._grace_s)
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
 

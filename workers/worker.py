@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from dljobs.errors import DljobsError, SchemaMismatch, StaleToken, Unreachable
-from dljobs.service import leases, nodes, registration, runs, schema, sweep
+from dljobs.service import leases, nodes, preemption, registration, runs, schema, sweep
 from dljobs.service.continuation import checkpoints_of
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
@@ -23,6 +23,7 @@ from dljobs.service.failures import FailureClass
 from dljobs.service.jobs import get_job
 from dljobs.service.parts import list_parts
 from dljobs.service.policy import write_policy
+from dljobs.service.preemption import Asked
 from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
@@ -86,13 +87,20 @@ class Worker:
                 return  # the holder sees the flag
             try:
                 self._schedule_again.clear()
-                for placed in dispatch(self._database, lease_s=self._settings.lease_s):
+                for placed in dispatch(self._database, lease_s=self._settings.lease_s, notify=self._tell):
                     if placed.worker_name == self.name:
                         self.execute(placed.key)
                     else:
                         self._doorbell.ring_execute(placed.worker_name, placed.key)
             finally:
                 self._scheduling.release()
+
+    def _tell(self, asked: Asked) -> None:
+        """A run is to go: its worker may be this one."""
+        if asked.worker_name == self.name:
+            self.attend()
+        else:
+            self._doorbell.ring_attend(asked.worker_name, asked.run_id)
 
     def execute(self, key: RunKey) -> bool:
         """Claim a run and start supervising it; False if it is not this worker's to claim."""
@@ -135,9 +143,13 @@ class Worker:
         with self._database.read() as connection:
             live = runs.live_runs_of(connection, self._registration.worker_id)
             must_leave = nodes.is_evicted(connection, self._info.node)
+            for_whom = {run["id"]: run["preempted_for_id"] for run in live if run["preempted_for_id"] is not None}
+            preempted = {run_id: preemption.describe(connection, job_id) for run_id, job_id in for_whom.items()}
         for run in live:
             if run["id"] in mine and run["cancel_requested_at"] is not None:
                 mine[run["id"]].request_stop(FailureClass.CANCELLED)
+            elif run["id"] in mine and run["id"] in preempted:
+                mine[run["id"]].request_stop(FailureClass.PREEMPTED, because=preempted[run["id"]])
             elif run["id"] in mine and must_leave:
                 mine[run["id"]].request_stop(FailureClass.PREEMPTED)
             elif run["id"] in mine and run["checkpoint_requested_at"] is not None:

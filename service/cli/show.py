@@ -118,9 +118,16 @@ def _print_head(job: Json) -> None:
             "retries": f"{job['num_retries']} of {job['max_retries']}" if job["num_retries"] else "",
             "compares with" if job["kind"] == "verify" else "evaluates": _describe_origin(job["origin"]),
             "replays" if job["kind"] == "verify" else "continues": _describe_beginning(job["resumed_from"]),
+            "preempted": _describe_preempted(job),
             "continued by": ", ".join(f"job {each}" for each in job["resumed_by"]),
         }
     )
+
+
+def _describe_preempted(job: Json) -> str:
+    if job["num_preempted"]:
+        return f"{job['num_preempted']} time{'' if job['num_preempted'] == 1 else 's'}, by more important jobs"
+    return "it may be, by more important jobs" if job["is_preemptible"] else ""
 
 
 def _describe_origin(origin: Json | None) -> str:

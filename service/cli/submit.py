@@ -92,6 +92,7 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 @click.option("--max-retries", metavar="N", type=int, default=2, show_default=True, help="New runs after a crash.")
 @click.option("--idempotency-key", metavar="KEY", help="Submitting twice with the same key makes one job.")
 @click.option("--hold", "held", is_flag=True, help="Do not start it before `dljobs release`.")
+@click.option("--preemptible", "is_preemptible", is_flag=True, help="More important jobs may interrupt it; it resumes.")
 @click.option("--gpu-type", "device_type", metavar="KIND", help="a100, h100, …, or cpu: only on devices of this kind.")
 @click.option(
     "--gpu-mem", "memory", metavar="SIZE",
@@ -121,6 +122,7 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
       dljobs submit lenet --gpus 0.25 --gpu-mem 4G
       dljobs submit lenet --gpus 16 --nodes 2
       dljobs submit lenet --epochs 5 --lr 0.1 --set momentum=0.8 --tag trial
+      dljobs submit lenet --priority 20 --preemptible
       dljobs submit lenet --init xavier_uniform --until 'test.accuracy>0.98'
       dljobs submit ./net.py:Net --data ./data.py:make_data --set width=64
       dljobs submit lenet --resume-from 12:best --epochs 20 --lr 0.001

@@ -22,7 +22,7 @@ _Heap = list[tuple[float, int]]
 def expected_starts(plan: Plan, contenders: Iterable[WaitingJob]) -> dict[int, float]:
     """When each of these jobs (in their order) may start; one that hangs on an unknown end is missing."""
     timetable = _Timetable(plan)
-    found = {}
+    found = dict.fromkeys(plan.kept, plan.snapshot.now)  # as soon as the others have gone
     for job in contenders:
         start_at = timetable.enter(job, plan.snapshot.now)
         if start_at < math.inf:

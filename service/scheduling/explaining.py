@@ -40,6 +40,8 @@ class Explainer:
         if position is None or job_id in self._placed:
             return []
         job = self._plan.order[position]
+        if job_id in self._plan.kept:
+            return [Reason(ReasonCode.RESOURCES, self._is_made_room(job_id))]
         reasons = [*self._own(job), *self._workers(job, self._pool(job))]
         reasons += [Reason(ReasonCode.LIMIT, words) for words in self._plan.tally.objections(job)]
         if self._plan.can_ever_fit(job, self._pool(job)):
@@ -77,7 +79,7 @@ class Explainer:
         reserved = {each.job_id for each in self._plan.reserved.values()}
         found: dict[Selector, list[int]] = {}
         for position, job in enumerate(self._plan.order):
-            if job.id in self._placed or not is_ready(job, self._now):
+            if job.id in self._placed or job.id in self._plan.kept or not is_ready(job, self._now):
                 continue
             can_ever_fit = self._plan.can_ever_fit(job, self._pool(job))
             if can_ever_fit and (self._plan.tally.allows(job) or job.id in reserved):
@@ -247,6 +249,16 @@ class Explainer:
         best = first_of_each_node(self._cluster, sorted(pool.free, key=lambda worker: (-pool.free[worker], worker)))
         shown = [f"{self._cluster.workers[worker].node} has {pool.free[worker]} free" for worker in best[:MOST_NAMED]]
         return f"node {', '.join(shown)}{', …' if len(best) > MOST_NAMED else ''}"
+
+    def _is_made_room(self, job_id: int) -> str:
+        kept = self._plan.kept[job_id]
+        names = {worker.id: worker.name for worker in self._cluster.workers}
+        where = ", ".join(names[part.worker_id] for part in kept.parts)
+        if len(kept.waits_for) == 1:
+            who = f"job {kept.waits_for[0]}, which checkpoints and goes"
+        else:
+            who = f"jobs {_listed(kept.waits_for)}, which checkpoint and go"
+        return f"it takes {_devices(len(kept.device_ids))} of {where} from {who} back in the queue"
 
     def _best_worker(self, pool: Pool) -> str:
         """The worker with most free devices, and who holds the others; the same for all jobs of a selector."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
-from .rows import Policy, WaitingJob
+from .rows import Policy, RunningJob, WaitingJob
 
 AGEING_POINTS = 10
 HIGHEST_PRIORITY = 100
@@ -16,8 +16,8 @@ HIGHEST_PRIORITY = 100
 USUAL_DURATION_S = 3600.0
 
 
-def effective_priority(job: WaitingJob, now: float, policy: Policy) -> int:
-    """The job's priority and what it gained by waiting; it may pass 100."""
+def effective_priority(job: WaitingJob | RunningJob, now: float, policy: Policy) -> int:
+    """The job's priority and what it gained by waiting until `now`; it may pass 100."""
     return job.priority + AGEING_POINTS * int(max(now - job.submitted_at, 0.0) // policy.ageing_s)
 
 

@@ -2,22 +2,36 @@
 
 Jobs are considered in their order (`order.py`). One that cannot start keeps workers reserved, the first of each
 selector does; those behind it may overtake it as long as that does not delay it. One that takes a range of devices
-starts with what it can have now, and waits only for the least. Why a job waits and when it may start are computed when
-they are asked for (`explaining.py`, `expectations.py`), because most plans are never looked at.
+starts with what it can have now, and waits only for the least. One that preempts others has their devices kept for it
+until they have gone, so that nobody comes between. Why a job waits and when it may start are computed when they are
+asked for (`explaining.py`, `expectations.py`), because most plans are never looked at.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 
 from .limits import Tally
 from .order import in_order
 from .pools import NOWHERE, Cluster, Pool
+from .preemption import NOBODY, Preemption
 from .reservations import Reservation, earliest
-from .rows import ANYWHERE, DEFAULT_POLICY, Part, Placed, Policy, Selector, Sharer, Snapshot, WaitingJob
+from .rows import (
+    ANYWHERE,
+    DEFAULT_POLICY,
+    Part,
+    Placed,
+    Policy,
+    Preempted,
+    Selector,
+    Sharer,
+    Snapshot,
+    WaitingJob,
+)
 from .sharing import SharedDevice, crowd
 from .spanning import best_parts, fits, part_counts
 
@@ -28,6 +42,19 @@ MAX_CANDIDATES = 16  # workers that are compared for a job
 _Shape = tuple[Selector, int, int, bool]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Devices that are kept for a job until those that hold some of them have gone."""
+
+    parts: tuple[Part, ...]
+    waits_for: tuple[int, ...]  # jobs
+
+    @property
+    def device_ids(self) -> tuple[int, ...]:
+        """The devices of all parts."""
+        return tuple(device_id for part in self.parts for device_id in part.device_ids)
+
+
 class Plan:
     """What to start now, and the state that it leads to. Change nothing in it."""
 
@@ -36,9 +63,12 @@ class Plan:
         self.policy = policy
         self.cluster = cluster
         self.placed: list[Placed] = []
+        self.preempted: list[Preempted] = []
+        self.kept: dict[int, Kept] = {}  # by job
         self.reserved: dict[int, Reservation] = {}  # by worker
         self.tally = Tally(policy, snapshot.running, snapshot.max_parallel)
-        self._placed_ends: dict[int, float] = {}
+        self._preemption = Preemption(snapshot, policy, cluster)
+        self._new_ends: dict[int, float] = {job.id: snapshot.now for job in snapshot.running if job.is_leaving}
         self._has_reserved: set[Selector] = set()
         # The shortest job of each shape that was refused: longer ones need not be looked at.
         self._refused: dict[_Shape, float] = {}
@@ -54,7 +84,7 @@ class Plan:
         now = self.snapshot.now
         known = {job.id: job.expected_end_at for job in self.snapshot.running}
         ends = {job_id: math.inf if end_at is None else max(end_at, now) for job_id, end_at in known.items()}
-        ends.update(self._placed_ends)
+        ends.update(self._new_ends)
         for device_id, shared in self.cluster.shared.devices.items():
             ends[crowd(device_id)] = max(ends.get(job_id, math.inf) for job_id in shared.sharers)
         return ends
@@ -70,7 +100,8 @@ class Plan:
 
     def decide(self) -> None:
         """Place jobs, in order, until nothing more can be."""
-        if not self.cluster.has_room():
+        settled = self._honour_what_is_kept()
+        if self._is_over():
             return
         now, is_limiting = self.snapshot.now, self.tally.is_limiting
         selector: Selector | None = None
@@ -81,23 +112,73 @@ class Plan:
                 selector = job.selector
                 pool = self.cluster.pool(selector)
                 most_free, has_reserved = self.cluster.most_free(pool), selector in self._has_reserved
+            may_preempt = job.priority > self._preemption.above and job.num_nodes == 1 and selector.share is None
             # By far the most frequent case where thousands wait.
             may_span = job.num_nodes > 1 or job.may_spread
-            if has_reserved and job.num_devices > most_free and not may_span:
+            if has_reserved and job.num_devices > most_free and not (may_span or may_preempt):
                 continue
             if not is_ready(job, now) or (is_limiting and not self.tally.allows(job)):
                 continue
             if (may_span or job.num_devices > pool.largest) and not self.can_ever_fit(job, pool):
                 continue
-            if (may_span or job.num_devices <= most_free) and self._start(job, pool):
-                if not self.cluster.has_room():
-                    return
-                most_free = self.cluster.most_free(pool)
+            if job.id in settled:
                 continue
-            if not self.policy.backfill:
+            is_started = (may_span or job.num_devices <= most_free) and self._start(job, pool)
+            if is_started or (may_preempt and self._preempt(job, pool)):
+                most_free = self.cluster.most_free(pool)
+            elif self.policy.backfill:
+                self._reserve(job, pool)
+                has_reserved = True
+            else:
                 return
-            self._reserve(job, pool)
-            has_reserved = True
+            if self._is_over():
+                return
+
+    def _is_over(self) -> bool:
+        return not self.cluster.has_room() and self._preemption.above == NOBODY
+
+    def _honour_what_is_kept(self) -> set[int]:
+        """Place the jobs whose devices are all free now, and go on keeping those of others; returns these jobs."""
+        if not any(job.kept for job in self.snapshot.waiting):
+            return set()
+        where = self.cluster.whereabouts()
+        leaving = {job.id for job in self.snapshot.running if job.is_leaving}
+        for job in filter(attrgetter("kept"), self.order):
+            found = [where[each] for each in job.kept if each in where]
+            holders = {holder for _worker, holder in found if holder is not None}
+            # A device was lost, or the job was changed since: it has its turn as any other.
+            if len(found) != job.num_devices or not holders <= leaving:
+                continue
+            if not is_ready(job, self.snapshot.now) or not self.tally.allows(job):
+                continue
+            on: dict[int, list[int]] = {}
+            for device_id, (worker, _holder) in zip(job.kept, found, strict=True):
+                on.setdefault(worker, []).append(device_id)
+            for worker, device_ids in on.items():
+                self.cluster.hand_over(worker, device_ids, job.id)
+            parts = tuple(Part(self.cluster.workers[worker].id, tuple(ids)) for worker, ids in on.items())
+            if holders:
+                self.kept[job.id] = Kept(parts, tuple(sorted(holders)))
+            else:
+                self.placed.append(Placed(job.id, parts))
+            self._count(job)
+        return {*self.kept, *(placed.job_id for placed in self.placed)}
+
+    def _preempt(self, job: WaitingJob, pool: Pool) -> bool:
+        """Keep devices for the job that others hold, and have these go."""
+        found = self._preemption.find(job, pool, self.refused_for(job, job.num_devices))
+        if found is None:
+            return False
+        self._preemption.carry_out(found, job.id)
+        part = Part(self.cluster.workers[found.worker].id, found.device_ids)
+        self.kept[job.id] = Kept((part,), found.waits_for)
+        for victim in found.victims:
+            self.preempted.append(Preempted(victim.id, job.id))
+            self._expect_end(victim.id, self.snapshot.now)
+        self._count(job)
+        if found.worker in self.reserved:
+            self.reserved[found.worker].note_taken(job.num_devices, self.end_of(job))
+        return True
 
     def can_ever_fit(self, job: WaitingJob, pool: Pool) -> bool:
         """Whether the workers would hold the job if nothing else ran."""
@@ -208,7 +289,8 @@ class Plan:
             parts.append(Part(self.cluster.workers[worker].id, device_ids))
             if worker in self.reserved:
                 self.reserved[worker].note_taken(size, end_at)
-        self._note(job, Placed(job.id, tuple(parts), sharer), end_at)
+        self.placed.append(Placed(job.id, tuple(parts), sharer))
+        self._count(job)
 
     def _join(self, job: WaitingJob, shared: SharedDevice) -> None:
         """Put the job onto a device that others are on."""
@@ -219,17 +301,21 @@ class Plan:
         sharer = Sharer(job.id, share.percent, share.memory_on(device))
         self.cluster.join(shared.worker, device, sharer)
         part = Part(self.cluster.workers[shared.worker].id, (device.id,))
-        self._note(job, Placed(job.id, (part,), sharer), end_at)
+        self.placed.append(Placed(job.id, (part,), sharer))
+        self._count(job)
 
-    def _note(self, job: WaitingJob, placed: Placed, end_at: float) -> None:
-        self.placed.append(placed)
-        self._placed_ends[job.id] = end_at
-        if "ends" in self.__dict__:
-            self.ends[job.id] = end_at
-            if placed.sharer is not None:
-                everyone = crowd(placed.device_ids[0])
-                self.ends[everyone] = max(end_at, self.ends.get(everyone, end_at))
+    def _count(self, job: WaitingJob) -> None:
+        """The job has its devices, or will have them in a moment."""
         self.tally.add(job)
+        self._expect_end(job.id, self.end_of(job))
+        if job.selector.share is not None and "ends" in self.__dict__:
+            everyone = crowd(self.placed[-1].device_ids[0])
+            self.ends[everyone] = max(self.end_of(job), self.ends.get(everyone, -math.inf))
+
+    def _expect_end(self, job_id: int, end_at: float) -> None:
+        self._new_ends[job_id] = end_at
+        if "ends" in self.__dict__:
+            self.ends[job_id] = end_at
 
     def _reserve(self, job: WaitingJob, pool: Pool) -> None:
         if job.selector in self._has_reserved:

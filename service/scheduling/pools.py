@@ -202,11 +202,29 @@ class Cluster:
         """The jobs that a holder stands for."""
         return [holder] if holder >= 0 else list(self.shared.devices[crowd(holder)].sharers)
 
+    def hand_over(self, worker: int, device_ids: Iterable[int], job_id: int) -> None:
+        """Give these devices to a job, whether they are free or not."""
+        wanted = set(device_ids)
+        free = [device for device in self.free[worker] if device.id in wanted]
+        self.free[worker] = [device for device in self.free[worker] if device.id not in wanted]
+        for device in [*free, *(each for each, _holder in self.taken[worker].values() if each.id in wanted)]:
+            self.taken[worker][device.id] = (device, job_id)
+        self._tell_pools(worker, free, -1)
+
     def give_back(self, worker: int, device_ids: Iterable[int]) -> None:
         """The devices are free again."""
         freed = [self.taken[worker].pop(device_id)[0] for device_id in device_ids]
         self.free[worker] = sorted([*self.free[worker], *freed], key=_by_id)
         self._tell_pools(worker, freed, +1)
+
+    def whereabouts(self) -> dict[int, tuple[int, int | None]]:
+        """Of each device that takes work: its worker, and the job that holds it."""
+        found: dict[int, tuple[int, int | None]] = {}
+        for worker, offering in enumerate(self.workers):
+            if offering.drained is None:
+                found.update({device.id: (worker, None) for device in self.free[worker]})
+                found.update({key: (worker, holder) for key, (_device, holder) in self.taken[worker].items()})
+        return found
 
     def holders(self, worker: int, selector: Selector) -> list[int]:
         """Who holds devices of a worker that would do, once for each device: a job, or the `crowd` of a shared one."""

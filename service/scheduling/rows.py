@@ -184,6 +184,7 @@ class WaitingJob:
     can_spread: bool = False  # that could be allowed: its devices need not be on one node
     most_devices: int = 0  # that it takes where one worker has as many free; 0: no more than it needs
     set_id: int | None = None
+    kept: tuple[int, ...] = ()  # devices that are kept for it: those who held them were preempted for it
 
     @property
     def may_span(self) -> bool:
@@ -208,6 +209,12 @@ class RunningJob:
     expected_end_at: float | None = None  # None: nobody knows
     share_percent: int = 100  # of each
     set_id: int | None = None
+    priority: int = 50
+    submitted_at: float = 0.0
+    started_at: float = 0.0
+    is_preemptible: bool = False  # by its user's word
+    was_preempted: bool = False  # in an earlier run
+    is_leaving: bool = False  # it has been preempted, and is about to go
 
     @property
     def size_percent(self) -> int:
@@ -233,12 +240,16 @@ class Policy:
         fair_share: within an effective priority, users who used less of their share come first.
         backfill: jobs may overtake one that cannot start yet, if they don't delay it.
         align_ends: a job goes where others run at least as long as it will, so that nodes fall free as a whole.
+        preemptible_below: jobs of a lower priority than this may be preempted, whatever their users say.
+        min_run_s: a job that has been preempted before runs at least so long before it is again.
     """
 
     ageing_s: float = 86400.0
     fair_share: bool = True
     backfill: bool = True
     align_ends: bool = True
+    preemptible_below: int = 0
+    min_run_s: float = 600.0
     shares: Mapping[str, float] = field(default_factory=dict)  # 1 unless said otherwise
     user_limits: Mapping[str, Limit] = field(default_factory=dict)
     tag_limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -288,3 +299,11 @@ class Placed:
     def device_ids(self) -> tuple[int, ...]:
         """The devices of all parts."""
         return tuple(device_id for part in self.parts for device_id in part.device_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Preempted:
+    """A decision: this running job goes back in the queue, so that the other may start."""
+
+    job_id: int
+    for_job_id: int

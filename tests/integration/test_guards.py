@@ -1,7 +1,8 @@
-"""Real workers whose devices are checked: one fails, the others go on."""
+"""Real workers whose devices are checked, and taken for more important jobs: the others go on, nothing is lost."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +74,25 @@ def device_name(cluster: Cluster) -> str:
     with cluster.database.read() as connection:
         (row,) = (row for row in registration.list_devices(connection) if row["uuid"] == "cpu-w1-0")
     return f"{row['node']}:{row['uuid']}"
+
+
+def test_a_job_that_was_preempted_resumes_and_ends_with_the_very_same_weights(cluster: Cluster) -> None:
+    same = ("max_steps=150", "epochs=100", "batch_size=32", "trainer.seed=7")
+    whole = cluster.wait_for_end(cluster.submit("lenet", *same, num_devices=2, priority=20))
+    low = cluster.submit("lenet", *same, num_devices=2, priority=20, is_preemptible=True, max_retries=0)
+    cluster.wait_for_step(low, 1)
+    urgent = cluster.submit("lenet", *SHORT, priority=80)
+    done = cluster.wait_for_end(urgent)
+    job = cluster.wait_for_end(low)
+    assert (done["state"], job["state"]) == ("succeeded", "succeeded")
+    assert (job["num_preempted"], job["num_retries"], job["num_lost"]) == (1, 0, 0)
+    cut, rest = cluster.runs(low)
+    assert (cut["state"], cut["failure_class"], cut["preempted_for_id"]) == ("requeued", "preempted", urgent)
+    words, stopped_after = cut["reason"].rsplit(maxsplit=1)
+    assert words == f"preempted by job {urgent} of tester (priority 80): stopped after step"
+    assert 0 < int(stopped_after) < 150, "it was cut in the middle"
+    (between,) = cluster.runs(urgent)
+    assert cut["ended_at"] <= between["created_at"] <= between["ended_at"] <= rest["created_at"]
+    assert f"continuing after step {stopped_after}, exactly" in "\n".join(cluster.log(low))
+    digests = [json.loads(each["result_json"])["weights_sha256"] for each in (whole, job)]
+    assert digests[0] == digests[1]

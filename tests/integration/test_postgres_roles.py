@@ -30,7 +30,18 @@ from tests.service_world import World
 WRITES = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 # A table that is new stands here or among those of roles.sql that clients write.
 OF_WORKERS_AND_ADMIN = {
-    *("artifact_blobs", "artifacts", "blobs", "devices", "drained_nodes", "leases", "ledger", "logs", "metrics"),
+    *(
+        "artifact_blobs",
+        "artifacts",
+        "blobs",
+        "devices",
+        "drained_nodes",
+        "kept_devices",
+        "leases",
+        "ledger",
+        "logs",
+        "metrics",
+    ),
     *("policy", "quarantines", "run_parts", "runs", "verifications", "workers"),
 }
 OF_CLIENTS = {

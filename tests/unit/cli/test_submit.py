@@ -28,7 +28,7 @@ def test_every_option_reaches_the_job(dljobs, world):
     flags = "--gpus 2 --strategy dp --data mnist --epochs 3 --batch-size 32 --lr 0.5 --optimizer adam --seed 7"
     more = "--set momentum=0.8 --set num_classes=12 --name trial --tag a --tag b --priority 70 --time 1h30m"
     where = "--gpu-type h100 --gpu-mem 40G --on room=b12 --exclude gpu2 --after @:any --begin 2h"
-    last = "--max-retries 5 --idempotency-key k --hold --json"
+    last = "--max-retries 5 --idempotency-key k --hold --preemptible --json"
     first = world.job()
     done = dljobs("submit", "lenet", *flags.split(), *more.split(), *where.split(), *last.split())
     assert done.code == 0
@@ -43,6 +43,7 @@ def test_every_option_reaches_the_job(dljobs, world):
         "max_retries": 5,
         "idempotency_key": "k",
         "held": True,
+        "is_preemptible": True,
         "num_nodes": 1,
         "may_spread": False,
         "size": "2",

@@ -61,6 +61,7 @@ policies = st.builds(
     shares=st.dictionaries(st.sampled_from(USERS), st.sampled_from([0.5, 2.0]), max_size=2),
     user_limits=st.dictionaries(st.sampled_from([*USERS, "*"]), limits, max_size=2),
     tag_limits=st.dictionaries(st.sampled_from([*TAGS, "*"]), limits, max_size=1),
+    preemptible_below=st.sampled_from([0, 0, 40, 101]),
 )
 dependencies = st.builds(
     Dependency,
@@ -123,6 +124,11 @@ def _running(job_id: int, num_devices: int, share_percent: int) -> st.SearchStra
         expected_end_at=st.sampled_from([None, NOW - 5, NOW + 20, NOW + 40, NOW + 900]),
         share_percent=st.just(share_percent),
         set_id=st.sampled_from([None, None, *SETS]),
+        priority=st.sampled_from([0, 50, 50, 100]),
+        submitted_at=st.sampled_from([0.0, NOW - 9999]),
+        started_at=st.sampled_from([NOW - 9999, NOW - 599, NOW - 5]),
+        is_preemptible=st.booleans(),
+        was_preempted=st.booleans(),
     )
 
 
@@ -180,27 +186,56 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
 
 def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:
-    """The snapshot once the plan has been carried out: what it placed runs."""
+    """The snapshot once the plan has been carried out: what it placed runs, what it preempted is about to go."""
     jobs = {job.id: job for job in snapshot.waiting}
+    kept = {job_id: each.device_ids for job_id, each in plan.kept.items()}
+    leaving = {each.job_id for each in plan.preempted}
     placed = {placed.job_id: placed for placed in plan.placed}
-    started = [
-        RunningJob(
-            job_id,
-            len(each.device_ids),
-            jobs[job_id].user,
-            jobs[job_id].tags,
-            jobs[job_id].duration_s and snapshot.now + jobs[job_id].duration_s,
-            100 if each.sharer is None else each.sharer.percent,
-            jobs[job_id].set_id,
-        )
-        for job_id, each in placed.items()
-    ]
+    stay = [replace(job, is_leaving=job.is_leaving or job.id in leaving) for job in snapshot.running]
     return replace(
         snapshot,
-        waiting=[job for job in snapshot.waiting if job.id not in placed],
+        waiting=[replace(job, kept=kept.get(job.id, ())) for job in snapshot.waiting if job.id not in placed],
         workers=hold(snapshot.workers, plan.placed),
-        running=[*snapshot.running, *started],
+        running=[*stay, *(started(jobs[job_id], each, snapshot.now) for job_id, each in placed.items())],
     )
+
+
+def handed_over(snapshot: Snapshot, plan: Plan) -> Snapshot:
+    """As `carried_out`, but those for whom others are about to go have their devices already."""
+    after = carried_out(snapshot, plan)
+    jobs = {job.id: job for job in snapshot.waiting}
+    holder = {device_id: job_id for job_id, each in plan.kept.items() for device_id in each.device_ids}
+    kept = [started(jobs[job_id], Placed(job_id, each.parts), snapshot.now) for job_id, each in plan.kept.items()]
+    return replace(
+        after,
+        waiting=[job for job in after.waiting if job.id not in plan.kept],
+        workers=_with_devices(after.workers, lambda d: replace(d, job_id=holder.get(d.id, d.job_id))),
+        running=[*after.running, *kept],
+    )
+
+
+def started(job: WaitingJob, placed: Placed, now: float) -> RunningJob:
+    """The job, once it runs; anyone who is more important may preempt it."""
+    return RunningJob(
+        job.id,
+        len(placed.device_ids),
+        job.user,
+        job.tags,
+        job.duration_s and now + job.duration_s,
+        100 if placed.sharer is None else placed.sharer.percent,
+        job.set_id,
+        job.priority,
+        job.submitted_at,
+        now,
+        is_preemptible=True,
+    )
+
+
+def gone(snapshot: Snapshot) -> Snapshot:
+    """The snapshot once all have gone that were about to: their devices are free, and they are not in the queue."""
+    leaving = {job.id for job in snapshot.running if job.is_leaving}
+    left = [job for job in snapshot.running if job.id not in leaving]
+    return replace(snapshot, workers=without(snapshot.workers, leaving), running=left)
 
 
 def hold(workers: Sequence[OfferingWorker], decided: Sequence[Placed]) -> list[OfferingWorker]:

@@ -29,7 +29,7 @@ from dljobs.service.scheduling.rows import (
 )
 from dljobs.service.scheduling.sharing import is_enough, room_of
 
-from .clusters import MANY, NOW, carried_out, idle_workers, is_usable, job, policies, runs, snapshots, worker
+from .clusters import MANY, NOW, handed_over, idle_workers, is_usable, job, policies, runs, snapshots, worker
 
 
 def codes(reasons: list[Reason]) -> list[ReasonCode]:
@@ -62,7 +62,7 @@ def test_without_its_reasons_a_job_starts(snapshot: Snapshot, policy: Policy) ->
     policy = replace(policy, fair_share=False)
     result = plan(snapshot, policy)
     explainer = Explainer(result)
-    after = carried_out(snapshot, result)
+    after = handed_over(snapshot, result)
     for each in after.waiting:
         cured, its_policy = _cured(after, policy, each, explainer)
         assert each.id in {placed.job_id for placed in plan(cured, its_policy).placed}
@@ -99,7 +99,7 @@ def _cured(snapshot: Snapshot, policy: Policy, waiting: WaitingJob, explainer: E
 def test_reasons_are_true(snapshot: Snapshot, policy: Policy) -> None:
     result = plan(snapshot, policy)
     explainer = Explainer(result)
-    after = carried_out(snapshot, result)
+    after = handed_over(snapshot, result)
     for each in after.waiting:
         found = set(codes(explainer.reasons(each.id)))
         met = [dependency.is_met for dependency in each.after]
@@ -165,7 +165,7 @@ def _fits(waiting: WaitingJob, workers: Sequence[OfferingWorker]) -> tuple[bool,
 def test_the_numbers_in_the_sentences(snapshot: Snapshot, policy: Policy) -> None:
     result = plan(snapshot, policy)
     explainer = Explainer(result)
-    after = carried_out(snapshot, result)
+    after = handed_over(snapshot, result)
     for each in after.waiting:
         texts = {reason.code: reason.text for reason in explainer.reasons(each.id)}
         text = texts.get(ReasonCode.RESOURCES)
