@@ -57,6 +57,10 @@ class HangWatch:
         self._is_training = self._is_training or event["type"] == "first_step"
         self._heard_at = now
 
+    def excuse(self) -> None:
+        """Nobody has listened until now: the silence was not the run's."""
+        self._heard_at = time.monotonic()
+
     def overdue(self) -> str:
         """Why the run is taken to hang, or nothing. To be called all the time."""
         now = time.monotonic()

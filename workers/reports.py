@@ -55,6 +55,11 @@ class Reports:
         self._next_at = 0.0
         self._retry_at = 0.0  # after a failure
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits for the database that nothing more is read: it is safe in the files."""
+        return len(self._lines) > MAX_LINES_WAITING
+
     def say(self, line: str) -> None:
         """Add a line of the supervisor's own to the run's log."""
         self._lines.append((None, self._voice + line))
@@ -68,7 +73,7 @@ class Reports:
         Returns:
             Whether there may be more to read.
         """
-        if len(self._lines) > MAX_LINES_WAITING:  # the database is behind: what is in the files is safe there
+        if self.is_behind:
             return True
         before = dict(self._read)
         for rank in self._ranks:

@@ -268,6 +268,8 @@ class Supervisor:
             self._asked = asked
 
     def _end_if_hung(self) -> None:
+        if self._reports.is_behind:  # as in a long outage of the database
+            self._watch.excuse()
         if self._is_head and (why := self._watch.overdue()):
             self._find_hung(why)
 

@@ -6,6 +6,7 @@ What training and evaluation have in common. It knows neither optimizers nor ste
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from .strategies import Strategy
 
 # Without gradients a sample needs far less memory than in training, and small batches waste time.
 _MIN_EVALUATION_BATCH = 256
+ALIVE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def run_evaluation(request: RunRequest, strategy: Strategy, channel: EventWriter
     wrapped = strategy.wrap(workload.model)
     if strategy.rank == 0:
         channel.write("stage", text=f"evaluating on {len(workload.data.test)} samples")
-    result, over_all = evaluate_on_test(workload, wrapped, strategy, request.spec.training.batch_size)
+    size = request.spec.training.batch_size
+    result, over_all = evaluate_on_test(workload, wrapped, strategy, size, _SignOfLife(channel).give)
     if strategy.rank != 0:
         return
     path = Path(request.folder) / "artifacts" / "evaluation.json"
@@ -109,6 +112,19 @@ def run_evaluation(request: RunRequest, strategy: Strategy, channel: EventWriter
         "artifact", kind="evaluation", name="evaluation", path=str(path), step=0, epoch=0, metrics=metrics, best=False
     )
     channel.write("finished", result=result)
+
+
+class _SignOfLife:
+    """Tells about once a second that a long evaluation goes on."""
+
+    def __init__(self, channel: EventWriter) -> None:
+        self._channel = channel
+        self._given_at = time.monotonic()
+
+    def give(self) -> None:
+        if time.monotonic() - self._given_at >= ALIVE_EVERY_S:
+            self._given_at = time.monotonic()
+            self._channel.write("alive")
 
 
 def scalars(result: dict[str, Any]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def make_data(n: int = 64):
     split = TensorSplit(x, torch.arange(n) % 10)
     return Data(split, split, sample_shape=(1, 32, 32), num_classes=10)
 """
+SLOW_DATA = "import time\n\ndef load(root):\n    print('loading', flush=True)\n    time.sleep(600)\n"
 HUNG_AFTER_S = 1.5
 
 
@@ -239,6 +241,16 @@ def test_a_checkpoint_on_request_is_where_another_job_goes_on_exactly(cluster: C
     assert (job["state"], job["failure_class"]) == ("failed", "data")
     assert f"no checkpoint of job {job_id} that this job could continue from is whole any more" in job["reason"]
     assert any("going back to an earlier checkpoint" in line for line in cluster.log(lost))
+
+
+def test_a_stop_is_heard_while_data_are_loaded(cluster: Cluster, net: str, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_DATA)
+    job_id = submit(cluster, net, data="./slow.py:load", num_devices=1)
+    wait_until(lambda: "loading" in cluster.log(job_id), 30, "the loading")
+    asked_at = time.monotonic()
+    cluster.cancel(job_id)
+    assert cluster.job(job_id)["state"] == "cancelled"
+    assert time.monotonic() - asked_at < cluster.settings.grace_s / 2, "there was nothing to wait for"
 
 
 def test_a_replay_gives_the_weights_that_were_stored(cluster: Cluster, net: str) -> None:

@@ -92,6 +92,15 @@ def test_time_in_which_the_worker_itself_was_stopped_does_not_count(clock: Clock
     assert pass_by(clock, watch, 2)
 
 
+def test_what_nobody_listened_to_was_no_silence(clock: Clock) -> None:
+    watch = HangWatch(FLOOR_S)
+    watch.hear(event("first_step"))
+    assert not pass_by(clock, watch, 9)
+    watch.excuse()
+    assert not pass_by(clock, watch, 10)
+    assert pass_by(clock, watch, 1)
+
+
 HANGING = """
 import faulthandler, signal, sys, threading
 faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)

@@ -417,7 +417,8 @@ def test_dp_on_a_cpu_says_once_that_the_model_is_not_split(tmp_path: Path, capfd
     assert train_losses(RunFolder(tmp_path / "dp")) == train_losses(train(tmp_path / "single"))
 
 
-def test_an_evaluation_gives_what_the_training_found(tmp_path: Path) -> None:
+def test_an_evaluation_gives_what_the_training_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "ALIVE_EVERY_S", 0.0)
     trained = train(tmp_path / "run")
     (finished,) = events_of(trained, type_="finished")
     state_dict = str(trained.artifacts / "epoch-3.safetensors")
@@ -429,6 +430,7 @@ def test_an_evaluation_gives_what_the_training_found(tmp_path: Path) -> None:
     written = json.loads(Path(artifact["path"]).read_text())
     assert (artifact["kind"], artifact["metrics"]["accuracy"]) == ("evaluation", written["accuracy"])
     assert sum(map(sum, written["confusion"])) == NUM_TEST
+    assert events_of(folder, type_="alive"), "a long one is no hang"
 
 
 def test_a_checkpoint_never_keeps_the_steps_waiting_and_there_are_never_two_at_once(
