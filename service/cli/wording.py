@@ -37,7 +37,7 @@ def describe(job: Json) -> str:
 
 def describe_metrics(values: Json, *, first: str = "") -> str:
     """The numbers among `values` in one line, the most telling ones first."""
-    numbers = [name for name, value in values.items() if isinstance(value, int | float)]
+    numbers = [name for name, value in values.items() if type(value) in (int, float)]  # a truth is none
     names = [name for name in dict.fromkeys((first, "accuracy", "loss", "mae")) if name in numbers] or numbers
     return ", ".join(f"{name} {show_number(values[name])}" for name in names[:MAX_METRICS])
 

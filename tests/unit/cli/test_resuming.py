@@ -219,6 +219,24 @@ def dljobs_jobs(world: World) -> int:
         return len(jobs.list_active(connection)) + len(jobs.list_ended(connection, 10))
 
 
+def test_show_tells_what_a_class_was_judged_by_and_what_was_decided(dljobs, world):
+    world.worker()
+    world.job(max_retries=3)
+    evidence = {
+        "exits": [{"rank": 0, "how": "SIGKILL"}, {"rank": 1, "how": "ended by dljobs"}],
+        "stacks": {"1": "all_reduce (strategies.py:80)"},
+        "errors": [{"rank": 1, "exception": "DistBackendError"}],
+        "out_of_memory_kills": 2,
+    }
+    world.end(world.start(), FailureClass.OOM, "rank 0 was killed by the kernel", evidence=evidence)
+    shown = dljobs("show", 1).out
+    assert "rank 0: SIGKILL; rank 1: ended by dljobs; rank 1 stood in all_reduce (strategies.py:80)" in shown
+    assert "rank 1 raised DistBackendError; 2 out-of-memory kills on the host" in shown
+    assert "queued again, retry 1 of 3, after 2.0s" in shown
+    [run] = dljobs("show", 1, "--json").json["runs"]
+    assert (run["evidence"], run["decision"]) == (evidence, "queued again, retry 1 of 3, after 2.0s")
+
+
 def test_gc_goes_by_retention_and_leaves_what_a_job_begins_with(dljobs, trained):
     key = trained_again(trained)
     for step in (40, 50, 60):
