@@ -5,6 +5,7 @@ It owns the order of the checks and what becomes of one that cannot be made; the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from dljobs.errors import DljobsError
 from . import doctor_checks as checks
 from .database import Database, open_database
 from .doctor_checks import Check
+from .node_checks import check_nodes
 from .redis_connection import open_redis
 from .settings import Settings, mask
 
@@ -39,12 +41,26 @@ ON_REDIS: dict[str, Callable[[Settings, Any], Check | None]] = {
 NEEDS = {"workers": "schema"}  # beyond the server itself
 
 
-def examine(settings: Settings) -> list[Check]:
-    """All checks, in the order in which they are shown. It changes nothing, raises nothing, and shows no password."""
+def examine(settings: Settings, *, nodes: bool = False) -> list[Check]:
+    """All checks, in the order in which they are shown. It raises nothing, and shows no password.
+
+    Args:
+        nodes: also try the network between the nodes, by a job; else it changes nothing.
+    """
     report = [_guarded(name, check, settings) for name, check in ON_MACHINE.items()]
     report += _examine_server("database", ON_DATABASE, open_database, settings)
     report += _examine_server("redis", ON_REDIS, open_redis, settings)
+    if nodes:
+        report += _examine_nodes(settings)
     return [check for check in report if check is not None]
+
+
+def _examine_nodes(settings: Settings) -> list[Check]:
+    try:
+        with contextlib.closing(open_database(settings)) as database:
+            return check_nodes(settings, database)
+    except Exception as error:
+        return [_failed("nodes", error, settings)]
 
 
 def is_well(report: Sequence[Check]) -> bool:

@@ -62,7 +62,7 @@ class JobSpec:
     model_options: dict[str, Any] = field(default_factory=dict)
     data_options: dict[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
-    kind: Literal["train", "evaluate", "verify"] = "train"
+    kind: Literal["train", "evaluate", "verify", "all-reduce"] = "train"
     artifact_id: int | None = None  # the weights that "evaluate" loads, and "verify" compares with
     model_source: str | None = None  # digest of the frozen files that a model of one's own is in
     data_source: str | None = None

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from . import device_memory, strategies, workload
+from .all_reduce import run_all_reduce
 from .channel import EventWriter
 from .failure import describe
 from .folder import RunFolder, RunRequest
@@ -77,6 +78,8 @@ def _run(request: RunRequest, channel: EventWriter) -> None:
             workload.run_evaluation(request, strategy, channel)
         elif request.spec.kind == "verify":
             Replay(request, strategy, channel).run()
+        elif request.spec.kind == "all-reduce":
+            run_all_reduce(strategy, channel)
         else:
             Trainer(request, strategy, channel).run()
     finally:

@@ -23,19 +23,21 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 @click.command()
+@click.option("--nodes", is_flag=True, help="Also time an all-reduce between the nodes, by a job on a device of each.")
 @json_option
 @click.pass_obj
-def doctor(settings: Settings, *, as_json: bool) -> int:
+def doctor(settings: Settings, *, nodes: bool, as_json: bool) -> int:
     """Look at everything dljobs depends on; what is not well comes with its cure. Exit code 1 if something failed.
 
     \b
     Examples:
       dljobs doctor
+      dljobs doctor --nodes
       dljobs --redis-url redis://:secret@broker:6379/0 doctor
     """
     from dljobs.service.doctor import examine, is_well
 
-    report = examine(settings)
+    report = examine(settings, nodes=nodes)
     if as_json:
         print_json("checks", [dataclasses.asdict(check) for check in report])
     else:

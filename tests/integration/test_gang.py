@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dljobs.service import control, parts
+from dljobs.service import control, leases, parts
 from dljobs.service.doorbell import Doorbell
+from dljobs.service.node_checks import check_nodes
 from tests.cluster import Cluster, running_cluster
 from tests.waiting import wait_until
 
@@ -67,6 +69,14 @@ def test_two_nodes_train_one_model(cluster: Cluster) -> None:
     (run,) = cluster.runs(job_id)
     assert (run["step"], run["total_steps"]) == (46, 46)
     assert run["started_at"] <= run["first_step_at"] <= run["ended_at"]
+
+
+def test_the_doctor_times_the_network_between_nodes(cluster: Cluster) -> None:
+    with cluster.database.read() as connection:
+        assert leases.held_devices(connection) == []
+    (check,) = check_nodes(cluster.settings, cluster.database)
+    assert (check.ok, check.name in ("n1 – n2", "n2 – n1")) == ("ok", True), check
+    assert re.search(r"1 KiB in [\d.]+ ms, 16 MiB in [\d.]+ ms", check.detail), check
 
 
 def test_a_cancel_reaches_both_nodes(cluster: Cluster) -> None:

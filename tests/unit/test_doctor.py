@@ -128,7 +128,7 @@ def test_a_check_that_raises_hides_no_other(settings: Settings, monkeypatch: pyt
 def test_a_healthy_service(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.home.chmod(0o700)
     register(database)
-    monkeypatch.setattr(doctor, "open_redis", lambda _settings: FakeRedis())
+    monkeypatch.setattr(doctor, "open_redis", lambda _settings, **_: FakeRedis())
     report = doctor.examine(settings)
     assert doctor.is_well(report)
     assert [
@@ -329,7 +329,7 @@ def test_json(run_command: Callable[..., tuple[int, str]], monkeypatch: pytest.M
     assert {line["name"] for line in checks} == everything_that_is_checked()
     assert all(set(line) == {"name", "ok", "detail", "cure"} for line in checks)
 
-    monkeypatch.setattr(doctor, "examine", lambda _settings: [Check("python", "ok", "3.11")])
+    monkeypatch.setattr(doctor, "examine", lambda _settings, **_: [Check("python", "ok", "3.11")])
     assert run_command("--json")[0] == 0
 
 
