@@ -206,7 +206,7 @@ def test_eval_on_a_worker_is_a_job(dljobs, trained, redis):
     assert redis.rings == [("dljobs.schedule", "dljobs.schedule")]
     trained.succeed(trained.start(), loss=0.5, accuracy=0.75, per_class={"0": 0.5})
     refused = dljobs("eval", 2)
-    assert (refused.code, "job 2 is an evaluation" in refused.err) == (102, True)
+    assert (refused.code, "job 2 does not train" in refused.err) == (102, True)
 
 
 def said(**changes: Any) -> dict[str, Any]:
