@@ -104,8 +104,11 @@ def prune(rule: Rule, trials: Sequence[Trial]) -> dict[int, str]:
             continue
         value, bound = trial.values[rung], needed[rung]
         if _rank(rule, value) > _rank(rule, bound):
+            at_rung = [_rank(rule, other.values[rung]) for other in trials if rung in other.values]
+            place = 1 + sum(rank < _rank(rule, value) for rank in at_rung)
             pruned[trial.job_id] = (
-                f"pruned at epoch {rung}: {rule.metric} {_shown(value)}, the best {rule.share} needed {_shown(bound)}"
+                f"pruned at epoch {rung}: {rule.metric} {_shown(value)} is place {place} of {len(at_rung)},"
+                f" the best {rule.share} needed {_shown(bound)}"
             )
     return pruned
 

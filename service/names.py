@@ -32,6 +32,9 @@ class Target:
     id: int
     is_set: bool = False
 
+    def __str__(self) -> str:
+        return f"s{self.id}" if self.is_set else f"job {self.id}"
+
 
 def resolve(connection: Connection, text: str) -> Target:
     """The job or the set that a user meant.

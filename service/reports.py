@@ -35,29 +35,36 @@ from .database import Database, open_database
 from .dispatch import Planned, make_plan
 from .parts import list_parts, nodes_by_rank
 from .schema import HEAD, current_revision
+from .set_reports import first_waiting, sets_in
 from .settings import Settings
 from .source_files import describe_sources
 from .spec import JobSpec
 from .states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, WorkerState
+from .tables import jobs as job_table
 from .views import Json
 
 EVERYTHING = 2**31 - 1
 
 
-def status(database: Database, *, lease_s: float, limit: int | None) -> Json:
+def status(database: Database, *, lease_s: float, limit: int | None, expand: bool = False) -> Json:
     """The queue, the recent jobs, and the devices: what runs, what waits and why, what has ended, newest first.
 
     Args:
         limit: at most so many of those that wait and of those that ended; None shows all.
+        expand: show the jobs of sets, too, which have one line together otherwise.
     """
     most = EVERYTHING if limit is None else limit
     with database.read() as connection:
         moment = read_now(connection)
-        active = jobs.list_active(connection)
-        ended = jobs.list_ended(connection, most)
+        which = None if expand else job_table.c.set_id.is_(None)
+        active = jobs.list_active(connection, which)
+        ended = jobs.list_ended(connection, most, which)
         live = {row["job_id"]: row for row in runs.list_live(connection)}
         planned = make_plan(connection, lease_s=lease_s)
         offered = workers_in(connection, lease_s=lease_s)
+        first = first_waiting(planned.plan.order)
+        reasons = {set_id: planned.reasons(job_id) for set_id, job_id in first.items()}
+        sets = sets_in(connection, most, reasons)
     placed = [job for job in active if job["state"] in PLACED_JOBS]
     turns = {job.id: turn for turn, job in enumerate(planned.plan.order)}
     waiting = sorted((job for job in active if job["state"] in WAITING_JOBS), key=lambda job: turns[job["id"]])
@@ -67,7 +74,8 @@ def status(database: Database, *, lease_s: float, limit: int | None) -> Json:
             views.job_view(job, moment=moment, run=live.get(job["id"]), prospect=prospect_of(planned, job))
             for job in shown
         ],
-        "num_waiting": len(waiting),
+        "sets": sets,
+        "num_waiting": len(planned.plan.order),
         "num_not_shown": max(len(waiting) - most, 0),
         **_capacity(offered),
     }
@@ -96,8 +104,18 @@ def _capacity(workers: Sequence[Json]) -> Json:
 
 def list_jobs(database: Database, job_ids: Sequence[int], *, lease_s: float) -> list[Json]:
     """These jobs, with progress and reasons."""
+    planned: Planned | None = None
+    found = []
     with database.read() as connection:
-        return [job_in(connection, job_id, lease_s=lease_s) for job_id in job_ids]
+        moment = read_now(connection)
+        for job_id in job_ids:
+            row = jobs.get_job(connection, job_id)
+            run = None if row["state"] in ENDED_JOBS else runs.latest_run(connection, job_id)
+            if row["state"] in WAITING_JOBS and planned is None:
+                planned = make_plan(connection, lease_s=lease_s)
+            prospect = None if planned is None else prospect_of(planned, row)
+            found.append(views.job_view(row, moment=moment, run=run, prospect=prospect))
+    return found
 
 
 def job_in(connection: Connection, job_id: int, *, lease_s: float) -> Json:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection
+
 from dljobs.errors import UsageError
 from dljobs.models.catalog import TASK_METRICS
 from dljobs.models.options import coerce
 
 from . import sets
 from .axes import INDEX, MAX_JOBS, Axis, Wish, drawn_axis, grid_axis, parse_array, points
+from .continuation import begin_at
 from .database import Database
 from .dispatch import make_plan
 from .doorbell import Doorbell
@@ -107,7 +110,9 @@ def enqueue_set(database: Database, doorbell: Doorbell, settings: Settings, new:
     """Insert all jobs of the set in one transaction, ring, and say at once what stands in their way."""
     first = new.members[0].job
     with database.write() as connection:
-        check_allowed(connection, first, len(new.members))
+        if sets.find_same(connection, first) is None:
+            check_allowed(connection, first, len(new.members))
+            new = _begun(connection, new)
         set_id, created = sets.insert_set(connection, new)
     if not created:
         same = f"idempotency key {first.idempotency_key!r} was used before: this is s{set_id}, no new one was made"
@@ -121,6 +126,20 @@ def enqueue_set(database: Database, doorbell: Doorbell, settings: Settings, new:
         reasons = make_plan(connection, lease_s=settings.lease_s).reasons(first_id)
     warnings += [f"s{set_id} waits: {reason.text}" for reason in reasons if reason.code in NEEDING_HELP]
     return SubmittedSet(set_id, created, tuple(warnings))
+
+
+def _begun(connection: Connection, new: NewSet) -> NewSet:
+    """The same with the checkpoint that all its jobs begin with, where one was named."""
+    text = new.members[0].job.resume_from
+    if text is None:
+        return new
+    members = [
+        dataclasses.replace(
+            member, job=dataclasses.replace(member.job, beginning=begin_at(connection, text, member.job.spec))
+        )
+        for member in new.members
+    ]
+    return dataclasses.replace(new, members=members)
 
 
 def _array(chosen: Chosen, request: Request, variation: Variation, user: str) -> tuple[list[Axis], Make, int | None]:

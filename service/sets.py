@@ -62,11 +62,10 @@ def insert_set(connection: Connection, new: NewSet) -> tuple[int, bool]:
     """
     first = new.members[0].job
     key = first.idempotency_key
-    same_key = and_(sets.c.user == first.user, sets.c.idempotency_key == key)
+    existing = find_same(connection, first)
+    if existing is not None:
+        return existing, False
     if key is not None:
-        existing = connection.execute(select(sets.c.id).where(same_key)).scalar()
-        if existing is not None:
-            return int(existing), False
         alone = select(jobs.c.id).where(jobs.c.user == first.user, jobs.c.idempotency_key == key)
         if job_id := connection.execute(alone).scalar():
             raise UsageError(f"idempotency key {key!r} was used before, for job {job_id}", "choose another for the set")
@@ -78,16 +77,25 @@ def insert_set(connection: Connection, new: NewSet) -> tuple[int, bool]:
             set_id = int(connection.execute(made).scalar_one())
     except IntegrityError:
         # Only on Postgres: another client has committed the same key since we looked.
-        existing = connection.execute(select(sets.c.id).where(same_key)).scalar()
+        existing = find_same(connection, first)
         if existing is None:
             raise
-        return int(existing), False
+        return existing, False
     # In pieces, so that a hundred thousand are not in memory twice.
     for start in range(0, len(new.members), ROWS_AT_ONCE):
         rows = [_job_row(set_id, member, moment) for member in new.members[start : start + ROWS_AT_ONCE]]
         connection.execute(insert(jobs).returning(jobs.c.id), rows)
     add_inserted(connection, first, after, jobs.c.set_id == set_id)
     return set_id, True
+
+
+def find_same(connection: Connection, first: NewJob) -> int | None:
+    """The set that this user already submitted under the idempotency key of its first job."""
+    if first.idempotency_key is None:
+        return None
+    same_key = (sets.c.user == first.user, sets.c.idempotency_key == first.idempotency_key)
+    found = connection.execute(select(sets.c.id).where(*same_key)).scalar()
+    return None if found is None else int(found)
 
 
 def _values(new: NewSet) -> dict[str, Any]:

@@ -54,10 +54,14 @@ class World:
     def start(self) -> RunKey:
         """Place the one job that waits, and let its ranks start."""
         (key,) = self.place()
+        self.run(key)
+        return key
+
+    def run(self, key: RunKey) -> None:
+        """Let the ranks of a run that was placed start."""
         with self.database.write() as connection:
             runs.claim(connection, key, runs.get_run(connection, key.run_id)["worker_id"])
             runs.mark_running(connection, key, actor="w1")
-        return key
 
     def progress(self, key: RunKey, step: int, total_steps: int, *, epoch: int = 1, steps_per_s: float = 10.0) -> None:
         """Move the run to a step."""

@@ -49,6 +49,7 @@ COMMANDS = {
         "predict": Entry("predict:predict", "Say what the weights of a job make of an input."),
         "compare": Entry("compare:compare", "Tell two jobs apart: specs, metrics, weights."),
         "export": Entry("export:export", "Write the weights of a job to a file."),
+        "sweep": Entry("sweep:sweep", "Show the jobs of a set, the best first."),
         "plot": Entry("plot:plot", "Draw the loss and accuracy of jobs."),
         "models": Entry("models:models", "List the models that can be trained."),
     },

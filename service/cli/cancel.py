@@ -8,9 +8,10 @@ from dljobs.errors import ExitCode
 from dljobs.service.settings import Settings
 
 from .each import for_each
-from .opening import database_of, doorbell_of, resolve_ids
+from .opening import database_of, doorbell_of, list_asked, resolve_targets
 from .options import jobs_argument, json_option
 from .output import print_json, say
+from .wording import describe_set
 
 
 @click.command()
@@ -25,24 +26,29 @@ def cancel(settings: Settings, *, jobs: tuple[str, ...], wait: bool, as_json: bo
     Examples:
       dljobs cancel @
       dljobs cancel 12 13 --wait
+      dljobs cancel s3
     """
-    from dljobs.service.control import cancel as ask_for_end
-    from dljobs.service.reports import list_jobs
+    from dljobs.service import control, set_control
 
     from .following import wait_until_ended
 
     lease_s, actor, doorbell = settings.lease_s, settings.user, doorbell_of(settings)
     with database_of(settings) as database:
-        job_ids = resolve_ids(database, jobs)
-        asked, code = for_each(job_ids, lambda job_id: ask_for_end(database, doorbell, job_id, actor=actor))
-        found = list_jobs(database, asked, lease_s=lease_s)
+        asked, code = for_each(
+            resolve_targets(database, jobs),
+            lambda what: (set_control if what.is_set else control).cancel(database, doorbell, what.id, actor=actor),
+        )
+        found = list_asked(database, asked, lease_s=lease_s, with_members=wait or as_json)
         if wait and found:
             found = wait_until_ended(database, found, lease_s=lease_s)
             if any(job["exit_code"] != ExitCode.CANCELLED for job in found):
                 code = code or int(ExitCode.ERROR)  # it ended in another way before it could be cancelled
         elif not as_json:
-            for job in found:
-                say(f"job {job['id']} {'is asked to end' if job['exit_code'] is None else job['state']}")
+            for each in found:
+                if "counts" in each:
+                    say(describe_set(each))
+                else:
+                    say(f"job {each['id']} {'is asked to end' if each['exit_code'] is None else each['state']}")
     if as_json:
         print_json("jobs", found)
     return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dljobs.service.database import Database
@@ -61,6 +61,20 @@ def resolve_targets(database: Database, texts: Sequence[str]) -> list[Target]:
 
     with database.read() as connection:
         return resolve_all(connection, texts)
+
+
+def list_asked(database: Database, targets: Sequence[Target], *, lease_s: float, with_members: bool) -> list[Any]:
+    """Jobs as `list_jobs` has them; of each set one line of `status`, or all its jobs."""
+    from dljobs.service.names import member_ids
+    from dljobs.service.reports import list_jobs
+    from dljobs.service.set_reports import list_sets
+
+    with database.read() as connection:
+        job_ids = member_ids(connection, [each for each in targets if with_members or not each.is_set])
+    found = list_jobs(database, job_ids, lease_s=lease_s)
+    if not with_members:
+        found += list_sets(database, [each.id for each in targets if each.is_set])
+    return found
 
 
 def resolve_members(database: Database, texts: Sequence[str]) -> list[int]:

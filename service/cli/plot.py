@@ -12,7 +12,7 @@ import click
 from dljobs.errors import UsageError
 from dljobs.service.settings import Settings
 
-from .opening import database_of, resolve_ids
+from .opening import database_of, resolve_ids, resolve_members
 from .options import checkpoint_option, jobs_argument, json_option
 from .output import print_json, print_lines, say
 from .table import output_width
@@ -61,7 +61,7 @@ def plot(settings: Settings, /, *, jobs: tuple[str, ...], output: Path | None, a
 
         check_target(output)
     with database_of(settings) as database:
-        job_ids = resolve_ids(database, jobs)
+        job_ids = (resolve_ids if fit or grid else resolve_members)(database, jobs)
         if grid:
             _draw_grid(database, settings, job_ids[0], options["checkpoint"], output)
             return

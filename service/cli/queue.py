@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,9 +11,13 @@ from dljobs.service.database import Database
 from dljobs.service.settings import Settings
 
 from .each import for_each
-from .opening import database_of, doorbell_of, resolve_ids
+from .opening import database_of, doorbell_of, list_asked, resolve_targets
 from .options import jobs_argument, json_option
 from .output import print_json, say
+from .wording import describe_set
+
+if TYPE_CHECKING:
+    from dljobs.service.names import Target
 
 
 @click.command()
@@ -28,13 +33,15 @@ def retry(settings: Settings, *, jobs: tuple[str, ...], fresh: bool, as_json: bo
       dljobs retry @
       dljobs retry 12 --fresh
     """
-    from dljobs.service.control import retry as queue_again
+    from dljobs.service import control, set_control
 
     doorbell, actor = doorbell_of(settings), settings.user
     return _change(
         settings,
         jobs,
-        lambda db, job_id: queue_again(db, doorbell, job_id, actor=actor, fresh=fresh),
+        lambda db, what: (set_control if what.is_set else control).retry(
+            db, doorbell, what.id, actor=actor, fresh=fresh
+        ),
         as_json=as_json,
     )
 
@@ -48,12 +55,17 @@ def hold(settings: Settings, *, jobs: tuple[str, ...], as_json: bool) -> int:
 
     \b
     Example:
-      dljobs hold 12 13
+      dljobs hold 12 13 s3
     """
-    from dljobs.service.control import hold as keep
+    from dljobs.service import control, set_control
 
     actor = settings.user
-    return _change(settings, jobs, lambda db, job_id: keep(db, job_id, actor=actor), as_json=as_json)
+    return _change(
+        settings,
+        jobs,
+        lambda db, what: (set_control if what.is_set else control).hold(db, what.id, actor=actor),
+        as_json=as_json,
+    )
 
 
 @click.command()
@@ -65,25 +77,28 @@ def release(settings: Settings, *, jobs: tuple[str, ...], as_json: bool) -> int:
 
     \b
     Example:
-      dljobs release 12 13
+      dljobs release 12 13 s3
     """
-    from dljobs.service.control import release as let_go
+    from dljobs.service import control, set_control
 
     doorbell, actor = doorbell_of(settings), settings.user
-    return _change(settings, jobs, lambda db, job_id: let_go(db, doorbell, job_id, actor=actor), as_json=as_json)
+    return _change(
+        settings,
+        jobs,
+        lambda db, what: (set_control if what.is_set else control).release(db, doorbell, what.id, actor=actor),
+        as_json=as_json,
+    )
 
 
 def _change(
-    settings: Settings, texts: Sequence[str], ask: Callable[[Database, int], bool | None], *, as_json: bool
+    settings: Settings, texts: Sequence[str], ask: Callable[[Database, Target], bool | None], *, as_json: bool
 ) -> int:
-    from dljobs.service.reports import list_jobs
-
     with database_of(settings) as database:
-        changed, code = for_each(resolve_ids(database, tuple(texts)), lambda job_id: ask(database, job_id))
-        found = list_jobs(database, changed, lease_s=settings.lease_s)
+        changed, code = for_each(resolve_targets(database, texts), lambda target: ask(database, target))
+        found = list_asked(database, changed, lease_s=settings.lease_s, with_members=as_json)
     if as_json:
         print_json("jobs", found)
     else:
-        for job in found:
-            say(f"job {job['id']} is {job['state']}")
+        for each in found:
+            say(describe_set(each) if "counts" in each else f"job {each['id']} is {each['state']}")
     return code

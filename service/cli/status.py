@@ -17,7 +17,7 @@ from .opening import database_of
 from .options import json_option
 from .output import print_json, print_lines, show_moment
 from .table import Column, table_lines
-from .wording import describe, describe_eta, describe_progress, describe_size
+from .wording import describe, describe_eta, describe_progress, describe_set, describe_size
 
 WATCH_EVERY_S = 2.0
 WAITING = ("queued", "held")
@@ -54,10 +54,13 @@ COLUMNS = (
     help="At most so many waiting jobs, and so many that ended.",
 )  # fmt: skip
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
+@click.option("--expand", is_flag=True, help="With the jobs of sets, which have one line together otherwise.")
 @click.option("--start", is_flag=True, help="Only what waits, with the time at which each is expected to start.")
 @json_option
 @click.pass_obj
-def status(settings: Settings, *, show_all: bool, limit: int, watch: bool, start: bool, as_json: bool) -> None:
+def status(
+    settings: Settings, *, show_all: bool, limit: int, watch: bool, start: bool, expand: bool, as_json: bool
+) -> None:
     """Show what runs, what waits and why, what ended lately, and which devices are free.
 
     \b
@@ -65,6 +68,7 @@ def status(settings: Settings, *, show_all: bool, limit: int, watch: bool, start
       dljobs status
       dljobs status --all --json
       dljobs status --start
+      dljobs status --expand
     """
     from dljobs.service.reports import status as load_status
 
@@ -72,7 +76,7 @@ def status(settings: Settings, *, show_all: bool, limit: int, watch: bool, start
     with database_of(settings) as database, suppress(KeyboardInterrupt) if watch else nullcontext():
         while True:
             most = None if show_all or start else limit
-            found = load_status(database, lease_s=settings.lease_s, limit=most)
+            found = load_status(database, lease_s=settings.lease_s, limit=most, expand=expand)
             if start:
                 found["jobs"] = [job for job in found["jobs"] if job["state"] in WAITING]
             if as_json:
@@ -92,7 +96,8 @@ def _print(lines: Sequence[str], *, clear: bool) -> None:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    lines = table_lines(COLUMNS, [_row(job) for job in found["jobs"]]) if found["jobs"] else ["no jobs yet"]
+    rows = [_set_row(each) for each in found["sets"]] + [_row(job) for job in found["jobs"]]
+    lines = table_lines(COLUMNS, rows) if rows else ["no jobs yet"]
     if found["num_not_shown"]:
         lines.append(f"… and {found['num_not_shown']} more that wait (--all shows them)")
     return [*lines, "", footer(found)]
@@ -133,6 +138,24 @@ def _row(job: dict[str, Any]) -> list[str]:
         str(job["num_runs"] or ""),
         show_duration(job["age_s"]),
         describe(job),
+    ]
+
+
+def _set_row(each: dict[str, Any]) -> list[str]:
+    why = each["reasons"][0]["text"] if each["reasons"] else ""
+    counts = describe_set(each).partition(": ")[2]
+    return [
+        each["id"],
+        each["name"],
+        each["user"],
+        each["model"],
+        each["state"],
+        "",
+        f"{each['num_ended']}/{each['num_jobs']} jobs",
+        "",
+        "",
+        show_duration(each["age_s"]),
+        f"{counts}; the next: {why}" if why else counts,
     ]
 
 

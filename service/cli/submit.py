@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dljobs.service.submission import Request, Submitted
 
 Json = dict[str, Any]
+SET_FLAGS = ("array", "sweeps", "trials", "search_seed", "max_parallel", "halving")
 TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "seed", "init", "until")
 
 
@@ -100,8 +101,14 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 )  # fmt: skip
 @click.option("--on", "labels", metavar="LABEL=VALUE", multiple=True, help="Only on nodes with this label; repeatable.")
 @click.option("--exclude", metavar="NODE", multiple=True, help="Not on this node; repeatable.")
-@click.option("--after", metavar="ID[:ok|:fail|:any]", multiple=True, help="When that job has ended so; repeatable.")
+@click.option("--after", metavar="ID[:ok|:fail|:any]", multiple=True, help="When that job or set ended so; repeatable.")
 @click.option("--resume-from", metavar="ID[:CHECKPOINT]", help="Begin with that job's checkpoint: last, best, step-40.")
+@click.option("--array", metavar="FIRST-LAST[%N]", help="A set, N at a time: {index} in an option, or seeds.")
+@click.option("--sweep", "sweeps", metavar="AXIS", multiple=True, help="A set over lr=0.1,0.01 or 'lr~log(1e-4,1)'.")
+@click.option("--trials", metavar="N", type=int, help="How many values a random --sweep draws.")
+@click.option("--search-seed", metavar="N", type=int, help="Seed of what a random --sweep draws; --seed unless given.")
+@click.option("--max-parallel", metavar="N", type=int, help="Jobs of the set that may run at a time.")
+@click.option("--halving", metavar="METRIC:max|min[:ETA]", help="Stop trials early: 1 of ETA (3) goes on at each rung.")
 @click.option("--begin", metavar="WHEN", help="Not before: 2h, 18:30, 2030-01-31 18:30.")
 @click.option("-w", "--wait", is_flag=True, help="Wait for its end; the exit code tells how it ended.")
 @click.option("-f", "--follow", is_flag=True, help="As --wait, with its log and a progress bar.")
@@ -126,13 +133,25 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
       dljobs submit lenet --init xavier_uniform --until 'test.accuracy>0.98'
       dljobs submit ./net.py:Net --data ./data.py:make_data --set width=64
       dljobs submit lenet --resume-from 12:best --epochs 20 --lr 0.001
+      dljobs submit lenet --array 0-15%4
+      dljobs submit lenet --sweep lr=0.1,0.01 --sweep seed=0-3
+      dljobs submit lenet --sweep 'lr~log(1e-4,1)' --trials 20 --max-parallel 4 --halving accuracy:max
       dljobs submit lenet --dry-run --json
     """
     wait, follow, dry_run = (options.pop(name) for name in ("wait", "follow", "dry_run"))
     if as_json and (parsable or follow):
         raise UsageError("--json cannot go with --follow or --parsable: all of them write to stdout", "choose one")
+    from dljobs.service.set_submission import Variation
     from dljobs.service.submission import prepare
 
+    variation = Variation(**{name: options.pop(name) for name in SET_FLAGS})
+    if variation.makes_a_set:
+        from .submit_set import submit_set
+
+        if follow:
+            raise UsageError("--follow shows one job, not a set", "give --wait, and look with `dljobs sweep`")
+        request = _request(options)
+        return submit_set(settings, request, variation, as_json=as_json, parsable=parsable, wait=wait, dry_run=dry_run)
     new = prepare(_request(options), settings.user)
     if dry_run:
         _print_dry_run(new, as_json=as_json)

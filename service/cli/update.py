@@ -10,7 +10,7 @@ from dljobs.errors import UsageError
 from dljobs.service.settings import Settings
 
 from .each import for_each
-from .opening import database_of, doorbell_of, resolve_ids
+from .opening import database_of, doorbell_of, resolve_members
 from .options import jobs_argument, json_option, to_seconds, to_size
 from .output import print_json, say
 
@@ -35,6 +35,7 @@ def update(settings: Settings, /, *, jobs: tuple[str, ...], as_json: bool, **cha
       dljobs update @ --spread
     """
     from dljobs.service.control import update as change
+    from dljobs.service.names import Target
     from dljobs.service.reports import list_jobs
 
     wanted = {name: value for name, value in changes.items() if value is not None}
@@ -45,9 +46,10 @@ def update(settings: Settings, /, *, jobs: tuple[str, ...], as_json: bool, **cha
     doorbell, actor = doorbell_of(settings), settings.user
     with database_of(settings) as database:
         changed, code = for_each(
-            resolve_ids(database, jobs), lambda job_id: change(database, doorbell, job_id, wanted, actor=actor)
+            [Target(job_id) for job_id in resolve_members(database, jobs)],
+            lambda what: change(database, doorbell, what.id, wanted, actor=actor),
         )
-        found = list_jobs(database, changed, lease_s=settings.lease_s)
+        found = list_jobs(database, [what.id for what in changed], lease_s=settings.lease_s)
     if as_json:
         print_json("jobs", found)
     else:

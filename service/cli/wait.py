@@ -6,7 +6,7 @@ import click
 
 from dljobs.service.settings import Settings
 
-from .opening import database_of, resolve_ids
+from .opening import database_of, resolve_members
 from .options import jobs_argument, json_option, timeout_option
 from .output import print_json
 
@@ -25,7 +25,7 @@ def wait(settings: Settings, *, jobs: tuple[str, ...], timeout: float | None, as
     \b
     Examples:
       dljobs wait @
-      dljobs wait 12 13 --timeout 2h
+      dljobs wait 12 s3 --timeout 2h
     """
     from dljobs.service.reports import list_jobs
 
@@ -33,7 +33,7 @@ def wait(settings: Settings, *, jobs: tuple[str, ...], timeout: float | None, as
 
     lease_s = settings.lease_s
     with database_of(settings) as database:
-        found = list_jobs(database, resolve_ids(database, jobs), lease_s=lease_s)
+        found = list_jobs(database, resolve_members(database, jobs), lease_s=lease_s)
         ended = wait_until_ended(database, found, lease_s=lease_s, timeout_s=timeout)
     if as_json:
         print_json("jobs", ended)

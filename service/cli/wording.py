@@ -35,6 +35,12 @@ def describe(job: Json) -> str:
     return "" if job["state"] == "succeeded" else str(job["reason"])
 
 
+def describe_set(each: Json) -> str:
+    """How many jobs of a set are how: `s3: 4 running, 12 queued`."""
+    counts = ", ".join(f"{number} {state}" for state, number in each["counts"].items() if number)
+    return f"{each['id']}: {counts}"
+
+
 def describe_metrics(values: Json, *, first: str = "") -> str:
     """The numbers among `values` in one line, the most telling ones first."""
     numbers = [name for name, value in values.items() if type(value) in (int, float)]  # a truth is none
