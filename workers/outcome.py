@@ -20,6 +20,7 @@ from .launcher import RankExit
 
 _ASKED_FOR = {
     FailureClass.CANCELLED: "cancelled",
+    FailureClass.PRUNED: "pruned",
     FailureClass.PREEMPTED: "the worker is draining",
     FailureClass.TIME_LIMIT: "the time limit was reached",
 }

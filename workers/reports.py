@@ -26,6 +26,7 @@ from dljobs.service.tables import runs
 
 from .channel import Event, read_events
 from .folder import RunFolder
+from .judge import Judge
 
 SHIP_EVERY_S = 0.25
 URGENT = {"first_step", "error", "stopped", "finished"}  # somebody may be waiting for these
@@ -39,9 +40,9 @@ class Reports:
 
     def __init__(
         self, database: Database, key: RunKey, folder: RunFolder, ranks: range, on_event: Callable[[Event], None],
-        *, node_rank: int = HEAD, voice: str = "",
+        *, node_rank: int = HEAD, voice: str = "", judge: Judge | None = None,
     ) -> None:  # fmt: skip
-        """`ranks`: those of this node; `voice`: what its supervisor's own lines begin with."""
+        """`ranks`: those of this node; `voice`: what its supervisor's own lines begin with; `judge` sees new points."""
         self._database = database
         self._key = key
         self._folder = folder
@@ -49,6 +50,7 @@ class Reports:
         self._node_rank = node_rank
         self._voice = voice
         self._on_event = on_event
+        self._judge = judge
         self._read: dict[str, int] = {}  # how far each file was read
         self._events: list[Event] = []  # read, not yet in the database
         self._lines: list[tuple[int | None, str]] = []
@@ -108,10 +110,15 @@ class Reports:
                     fenced_update(connection, self._key, **_memory_of(self._events))
                     write_part(connection, self._key.run_id, self._node_rank, **spool)
                 logs.add_lines(connection, self._key.run_id, self._lines[:num_lines])
-                metrics.add_points(connection, self._key.run_id, _points_of(self._events))
+                points = _points_of(self._events)
+                metrics.add_points(connection, self._key.run_id, points)
+                if self._judge is not None:
+                    self._judge.look(connection, points)
         except Unreachable:
             self._retry_at = time.monotonic() + RETRY_AFTER_S
             return False
+        if self._judge is not None:
+            self._judge.tell()
         self._events.clear()
         del self._lines[:num_lines]
         self._next_at = time.monotonic() + SHIP_EVERY_S

@@ -32,6 +32,7 @@ from .folder import RunFolder, RunRequest
 from .gang import Gang
 from .hang import HangWatch, dump_stacks
 from .health import Health
+from .judge import Judge
 from .launcher import Launch, Launcher
 from .network import interface_of, own_address
 from .outcome import Evidence, classify, count_out_of_memory_kills
@@ -45,6 +46,7 @@ LAST_WORDS_S = 5.0
 # What the ranks are told for each reason to stop; only a cancelled run writes no checkpoint.
 _STOP_WORDS = {
     FailureClass.CANCELLED: "cancel",
+    FailureClass.PRUNED: "cancel",
     FailureClass.PREEMPTED: "drain",
     FailureClass.TIME_LIMIT: "time-limit",
 }
@@ -72,7 +74,7 @@ class Supervisor:
 
     def __init__(
         self, assignment: Assignment, database: Database, launcher: Launcher, health: Health, *, actor: str,
-        settings: Settings,
+        settings: Settings, judge: Judge | None = None,
     ) -> None:  # fmt: skip
         self.assignment = assignment
         self.key = assignment.key
@@ -96,7 +98,7 @@ class Supervisor:
         self._evidence = Evidence()
         self._reports = Reports(
             database, self.key, self._folder, self._ranks, self._take_event, node_rank=assignment.node_rank,
-            voice=f"{actor}: " if self._gang else "",
+            voice=f"{actor}: " if self._gang else "", judge=judge,
         )  # fmt: skip
         self._uploads = Uploads(database, self.key, assignment.job["id"], self.spec, self._reports.say)
         self._watch = HangWatch(settings.hung_after_s)

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from sqlalchemy import RowMapping
+
 from dljobs.errors import DljobsError, SchemaMismatch, StaleToken, Unreachable
 from dljobs.service import leases, nodes, preemption, registration, runs, schema, sweep
 from dljobs.service.continuation import checkpoints_of
@@ -25,12 +27,14 @@ from dljobs.service.parts import list_parts
 from dljobs.service.policy import write_policy
 from dljobs.service.preemption import Asked
 from dljobs.service.process_mark import ProcessMark
+from dljobs.service.pruning import rule_of
 from dljobs.service.registration import Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
 from dljobs.service.states import WorkerState
 
 from .health import Health, make_checks
+from .judge import Judge
 from .launcher import Launcher
 from .supervisor import Assignment, Supervisor
 
@@ -125,14 +129,27 @@ class Worker:
         return True
 
     def _make_supervisor(self, key: RunKey) -> Supervisor:
+        assignment = self._assign(key)
         return Supervisor(
-            self._assign(key),
+            assignment,
             self._database,
             self._launcher,
             self._health,
             actor=self.name,
             settings=self._settings,
+            judge=self._judge_of(assignment.job),
         )
+
+    def _judge_of(self, job: RowMapping) -> Judge | None:
+        with self._database.read() as connection:
+            rule = rule_of(connection, job["set_id"])
+        return None if rule is None else Judge(job["set_id"], rule, self._ring_attend)
+
+    def _ring_attend(self, worker_name: str, run_id: int) -> None:
+        if worker_name == self.name:
+            self.attend()
+        else:
+            self._doorbell.ring_attend(worker_name, run_id)
 
     def attend(self) -> None:
         """Look whether somebody has asked something of a run that is on here: its end, or a checkpoint."""
@@ -148,6 +165,8 @@ class Worker:
         for run in live:
             if run["id"] in mine and run["cancel_requested_at"] is not None:
                 mine[run["id"]].request_stop(FailureClass.CANCELLED)
+            elif run["id"] in mine and run["prune_reason"] is not None:
+                mine[run["id"]].request_stop(FailureClass.PRUNED)
             elif run["id"] in mine and run["id"] in preempted:
                 mine[run["id"]].request_stop(FailureClass.PREEMPTED, because=preempted[run["id"]])
             elif run["id"] in mine and must_leave:
