@@ -32,6 +32,10 @@ def caught(error: BaseException) -> dict[str, object]:
         (MemoryError(), "oom"),
         (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 TB"), "oom"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "user"),
+        (ValueError("the GPU is lost"), "user"),
         (SystemExit(0), "user"),
     ],
 )
@@ -40,6 +44,22 @@ def test_classes(error: BaseException, failure_class: str) -> None:
     assert described["failure_class"] == failure_class
     assert described["secondary"] is False
     json.dumps(described)
+
+
+@pytest.mark.parametrize(
+    ("error", "whose"),
+    [
+        (MemoryError(), "host"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "host"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 TB"), "host"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "CUDA"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), "CUDA"),
+        (RuntimeError("CUDA error: out of memory"), "CUDA"),
+        (ValueError("out of memory"), ""),
+    ],
+)
+def test_whose_memory_ran_out(error: BaseException, whose: str) -> None:
+    assert caught(error)["memory"] == whose
 
 
 @pytest.mark.parametrize(

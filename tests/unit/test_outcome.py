@@ -61,6 +61,19 @@ def test_a_kill_for_want_of_memory_is_said_so() -> None:
     assert classify(evidence).failure is FailureClass.OOM
 
 
+def test_a_hang_tells_where_the_ranks_stood_and_keeps_its_evidence() -> None:
+    places = {1: "hang (net.py:40)", 0: "all_reduce (strategies.py:80)"}
+    ends = [exit_of(0, -9, was_killed=True), exit_of(1, -9, was_killed=True)]
+    outcome = classify(Evidence(exits=ends, hung="no step for 9 s", stacks=places))
+    words = "no step for 9 s; rank 0 in all_reduce (strategies.py:80), rank 1 in hang (net.py:40)"
+    assert (outcome.failure, outcome.reason) == (FailureClass.HUNG, words)
+    assert outcome.evidence == {
+        "exits": [{"rank": 0, "how": "ended by dljobs"}, {"rank": 1, "how": "ended by dljobs"}],
+        "hung": "no step for 9 s",
+        "stacks": {"0": places[0], "1": places[1]},
+    }
+
+
 def test_a_rank_that_went_without_a_word_is_the_cause_of_echoes() -> None:
     exits = [exit_of(0, 1), exit_of(1, 3)]
     outcome = classify(Evidence(exits=exits, errors=[error_of(0, 1.0, secondary=True)]))
