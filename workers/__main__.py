@@ -31,6 +31,7 @@ from .consumer import Consumer, Stopping
 from .devices import choose_devices
 from .launcher import Launcher
 from .life_sign import life_sign_of
+from .network import own_address
 from .temporary import take_temporary
 from .worker import Worker
 
@@ -60,6 +61,7 @@ def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -
     database = open_checked(settings)
     check_accepted(settings)
     info = _introduce(options, settings.node or socket.gethostname())
+    logger.info("workers of other nodes reach this one at %s", own_address(settings))
     life_sign = life_sign_of(settings.home, info.name)
     take_temporary()
     # Before any other thread: the forkserver starts from a process that has only one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -112,3 +113,25 @@ def test_other_images_get_the_size_that_was_learned_from() -> None:
 def test_a_range_or_a_share_is_of_one_node(size: dict[str, int], nodes: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="is of one node"):
         prepare(Request("lenet", **size, **nodes), "ada")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"num_devices": 4, "num_nodes": 2, "strategy": "dp"}, "dp is one process"),
+        ({"num_devices": 4, "may_spread": True, "strategy": "dp"}, "dp is one process"),
+        ({"num_devices": 4, "num_nodes": 3}, "cannot be shared out equally to 3 nodes"),
+        ({"num_devices": 1, "num_nodes": 2}, "cannot be shared out equally to 2 nodes"),
+        ({"num_devices": 4, "num_nodes": 2, "may_spread": True}, "give one of them|leaves it open"),
+        ({"num_devices": 4, "min_devices": 2, "num_nodes": 2}, "of one node"),
+        ({"num_devices": 4, "num_nodes": 0}, "nodes"),
+    ],
+)
+def test_what_cannot_be_on_several_nodes_is_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        prepare(Request("lenet", **asked), "ada")
+
+
+def test_equal_parts_on_several_nodes() -> None:
+    new = prepare(Request("lenet", num_devices=4, num_nodes=2), "ada")
+    assert (new.num_nodes, new.may_spread, new.spec.strategy) == (2, False, "ddp")
