@@ -17,6 +17,8 @@ from sqlalchemy import Connection, insert, select, update
 from dljobs.errors import UnknownName, UsageError
 
 from .clock import now
+from .durations import parse_duration_s
+from .scheduling.quotas import Quota
 from .scheduling.rows import DEFAULT_POLICY, Limit, Policy
 from .settings import Settings
 from .tables import policy
@@ -82,6 +84,8 @@ def make_policy(values: Mapping[str, Any]) -> ServicePolicy:
 def parse_limits(text: str) -> tuple[dict[str, Limit], dict[str, Limit]]:
     """Limits by user and by tag: `user:* devices=8 jobs=4 queued=100; user:ada devices=16; tag:course devices=4`.
 
+    `user:* hours=200/7d` is a quota: so many device-hours in any 7 days.
+
     Raises:
         UsageError: it is not of this form; the message names the part.
     """
@@ -91,16 +95,27 @@ def parse_limits(text: str) -> tuple[dict[str, Limit], dict[str, Limit]]:
         kind, colon, name = whom.partition(":")
         if kind not in found or not colon or not name or not most:
             raise UsageError(f"limits: {part[:60]!r} is none", "for example: user:* devices=8 jobs=4 queued=100")
-        fields = {}
+        fields, quota = {}, None
         for each in most:
             key, _equals, number = each.partition("=")
+            if key == "hours":
+                quota = _parse_quota(each, number)
+                continue
             if key not in _LIMITS:
-                raise UnknownName("limit", key, _LIMITS)
+                raise UnknownName("limit", key, [*_LIMITS, "hours"])
             if not re.fullmatch(r"\d{1,9}", number):
                 raise UsageError(f"limits: {each[:40]!r} needs a whole number", f"for example {key}=8")
             fields[_LIMITS[key]] = int(number)
-        found[kind][name] = Limit(**fields)
+        found[kind][name] = Limit(**fields, quota=quota)
     return found["user"], found["tag"]
+
+
+def _parse_quota(text: str, value: str) -> Quota:
+    """`200/7d`: device-hours in a period."""
+    hours, slash, period = value.partition("/")
+    if not slash or not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", hours):
+        raise UsageError(f"limits: {text[:40]!r} is no quota", "device-hours in a period, for example hours=200/7d")
+    return Quota(float(hours) * 3600, parse_duration_s(period))
 
 
 def parse_shares(text: str) -> dict[str, float]:

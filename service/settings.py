@@ -133,7 +133,7 @@ MEANINGS = {
     "half_life_s": "use of devices counts half after so long, for fair share (of workers)",
     "preemptible_below": "jobs of a lower priority may be preempted, as those marked --preemptible may (of workers)",
     "min_run_s": "a job that was preempted runs at least so long before it is again (of workers)",
-    "limits": "user:* devices=8 jobs=4 queued=100; tag:course devices=4: the most at a time (of workers)",
+    "limits": "user:* devices=8 jobs=4 queued=100 hours=200/7d; tag:course devices=4: the most (of workers)",
     "shares": "ada=2 bob=0.5: what users are entitled to, 1 unless named (of workers)",
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from . import leases, ledger, nodes, preemption, quarantine, registration, sets
+from . import leases, ledger, nodes, preemption, quarantine, quotas, registration, sets
 from .clock import read_now
 from .gpus import CUDA_CONTEXT_BYTES
 from .policy import ServicePolicy, read_policy
@@ -81,6 +81,7 @@ def take_snapshot(connection: Connection, *, lease_s: float) -> tuple[Snapshot, 
         running=[_running_job(row, history, now) for row in running],
         usage=usage,
         max_parallel=sets.max_parallel(connection, set_ids),
+        over_quota=quotas.list_used_up(connection, policy.scheduling, waiting, now),
     )
     return snapshot, policy
 

@@ -296,6 +296,7 @@ runs = Table(
     _one_of("failure_class", FailureClass, nullable=True),
     UniqueConstraint("job_id", "number"),
     Index(None, "worker_id", "state"),
+    Index(None, "ended_at"),  # what was had within a period
     sqlite_autoincrement=True,
 )
 _LIVE = text("state IN ({})".format(", ".join(f"'{state}'" for state in LIVE_RUNS)))

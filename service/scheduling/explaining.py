@@ -44,6 +44,7 @@ class Explainer:
             return [Reason(ReasonCode.RESOURCES, self._is_made_room(job_id))]
         reasons = [*self._own(job), *self._workers(job, self._pool(job))]
         reasons += [Reason(ReasonCode.LIMIT, words) for words in self._plan.tally.objections(job)]
+        reasons += [Reason(ReasonCode.QUOTA, words) for words in self._plan.tally.quotas_used_up(job, self._now)]
         if self._plan.can_ever_fit(job, self._pool(job)):
             reasons += self._competition(job, position)
         return sorted(reasons, key=lambda reason: SEVERITY[reason.code])

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from .quotas import OverQuota
 from .rows import Limit, Policy, RunningJob, WaitingJob
 
 _NONE = Limit()
@@ -20,12 +21,17 @@ class Tally:
     """What runs, per user, tag and set."""
 
     def __init__(
-        self, policy: Policy, running: Iterable[RunningJob], max_parallel: Mapping[int, int] | None = None
+        self,
+        policy: Policy,
+        running: Iterable[RunningJob],
+        max_parallel: Mapping[int, int] | None = None,
+        over_quota: Mapping[tuple[str, str], OverQuota] | None = None,
     ) -> None:
         self._policy = policy
         self._max_parallel = max_parallel or {}
+        self._over_quota = over_quota or {}
         self._has_policy = bool(policy.user_limits or policy.tag_limits)
-        self.is_limiting = self._has_policy or bool(self._max_parallel)
+        self.is_limiting = self._has_policy or bool(self._max_parallel) or bool(self._over_quota)
         self._of_set: Counter[int] = Counter()
         self._percent: Counter[tuple[str, str]] = Counter()  # hundredths of a device
         self._jobs: Counter[tuple[str, str]] = Counter()
@@ -53,7 +59,14 @@ class Tally:
     def allows(self, job: WaitingJob) -> bool:
         """Whether the job may start now, as far as limits go."""
         # Without words, because thousands of one set may have to be asked at each plan.
-        return not (self._set_is_full(job) or (self._has_policy and self.objections(job)))
+        if self._set_is_full(job) or (self._has_policy and self.objections(job)):
+            return False
+        return self._over_quota.keys().isdisjoint(self._counted(job))
+
+    def quotas_used_up(self, job: WaitingJob, now: float) -> list[str]:
+        """Each quota that keeps the job from starting, in words."""
+        over = [(whose, self._over_quota[whose]) for whose in self._counted(job) if whose in self._over_quota]
+        return [each.describe(" ".join(whose), now) for whose, each in over]
 
     def objections(self, job: WaitingJob) -> list[str]:
         """Each limit that the job would pass if it started now, in words."""

@@ -66,7 +66,7 @@ class Plan:
         self.preempted: list[Preempted] = []
         self.kept: dict[int, Kept] = {}  # by job
         self.reserved: dict[int, Reservation] = {}  # by worker
-        self.tally = Tally(policy, snapshot.running, snapshot.max_parallel)
+        self.tally = Tally(policy, snapshot.running, snapshot.max_parallel, snapshot.over_quota)
         self._preemption = Preemption(snapshot, policy, cluster)
         self._new_ends: dict[int, float] = {job.id: snapshot.now for job in snapshot.running if job.is_leaving}
         self._has_reserved: set[Selector] = set()

@@ -16,6 +16,7 @@ class ReasonCode(StrEnum):
     QUARANTINED = "Quarantined"
     HELD = "Held"
     LIMIT = "Limit"
+    QUOTA = "Quota"
     DEPENDENCY = "Dependency"
     BEGIN_TIME = "BeginTime"
     BACKOFF = "Backoff"

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
+from .quotas import OverQuota, Quota
+
 CPU = "cpu"
 
 
@@ -224,11 +226,12 @@ class RunningJob:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most that one user, or all jobs of one tag, may have at a time; None is no limit."""
+    """The most that one user, or all jobs of one tag, may have at a time, or (`quota`) in a period; None: no limit."""
 
     running_devices: int | None = None
     running_jobs: int | None = None
     queued_jobs: int | None = None
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,7 @@ class Snapshot:
     Args:
         usage: each user's decayed device-seconds (`usage.py`); who is missing has used nothing.
         max_parallel: how many jobs of a set may run at a time; a set that is missing has no limit.
+        over_quota: the users ("user", name) and tags ("tag", name) whose quota is used up: none of theirs starts.
     """
 
     now: float
@@ -273,6 +277,7 @@ class Snapshot:
     running: Sequence[RunningJob] = ()
     usage: Mapping[str, float] = field(default_factory=dict)
     max_parallel: Mapping[int, int] = field(default_factory=dict)
+    over_quota: Mapping[tuple[str, str], OverQuota] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

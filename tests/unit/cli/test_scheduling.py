@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from dljobs.errors import UsageError
 from dljobs.service import policy, quarantine, registration
 from dljobs.service.policy import make_policy
 from dljobs.service.quarantine import Fault
+from dljobs.service.scheduling.quotas import Quota
 from dljobs.service.scheduling.rows import Limit
 from tests.databases import settings_for
 from tests.service_world import World
@@ -150,6 +152,12 @@ def test_usage_of_nobody_and_of_somebody(dljobs, world: World):
 
 
 def test_limits_and_shares_as_people_write_them():
+    quotas = make_policy({"limits": "user:* hours=200/7d jobs=4; tag:course hours=0.5/12h"}).scheduling
+    assert quotas.user_limits == {"*": Limit(running_jobs=4, quota=Quota(720_000.0, 7 * 86400.0))}
+    assert quotas.tag_limits == {"course": Limit(quota=Quota(1800.0, 43200.0))}
+    for wrong in ("hours=5", "hours=x/7d", "hours=5/", "hours=-1/7d"):
+        with pytest.raises(UsageError):
+            make_policy({"limits": f"user:* {wrong}"})
     found = make_policy({"limits": "user:* devices=8 jobs=4 queued=9; tag:a devices=0", "shares": "ada=2, bob=0.5"})
     assert found.scheduling.user_limits == {"*": Limit(8, 4, 9)}
     assert found.scheduling.tag_limits == {"a": Limit(running_devices=0)}

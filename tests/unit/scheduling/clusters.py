@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from dljobs.service.scheduling.planning import Plan
+from dljobs.service.scheduling.quotas import Interval, OverQuota, Quota
 from dljobs.service.scheduling.rows import (
     ANYWHERE,
     CPU,
@@ -33,6 +34,7 @@ from dljobs.service.scheduling.rows import (
 MANY = settings(max_examples=int(os.environ.get("DLJOBS_TEST_EXAMPLES", "150")), deadline=None)
 NOW = 100_000.0
 FIRST_RUNNING_ID = 1_000_000
+USED_UP = OverQuota(Quota(3600.0, 86400.0), (Interval(NOW - 9000, NOW - 5000, 2),))
 USERS = ("ada", "bob", "eve")
 TAGS = ("lab", "thesis")
 SETS = (1, 2)
@@ -182,7 +184,9 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     workers, running = draw(clusters())
     usage = draw(st.dictionaries(st.sampled_from(USERS), st.floats(0, 1e6), max_size=3))
     max_parallel = draw(st.dictionaries(st.sampled_from(SETS), st.integers(1, 3), max_size=2))
-    return Snapshot(NOW, draw(queues), workers, running, usage, max_parallel)
+    whose = st.sampled_from([("user", "ada"), ("tag", "lab")])
+    over_quota = draw(st.dictionaries(whose, st.just(USED_UP), max_size=1)) if draw(st.integers(0, 3)) == 3 else {}
+    return Snapshot(NOW, draw(queues), workers, running, usage, max_parallel, over_quota)
 
 
 def carried_out(snapshot: Snapshot, plan: Plan) -> Snapshot:

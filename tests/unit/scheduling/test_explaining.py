@@ -83,6 +83,8 @@ def _cured(snapshot: Snapshot, policy: Policy, waiting: WaitingJob, explainer: E
         waiting = replace(waiting, eligible_at=None)
     if ReasonCode.LIMIT in found:
         policy, snapshot = replace(policy, user_limits={}, tag_limits={}), replace(snapshot, max_parallel={})
+    if ReasonCode.QUOTA in found:
+        snapshot = replace(snapshot, over_quota={})
     shut = {ReasonCode.NODE_DRAINED, ReasonCode.QUARANTINED}
     if found & {ReasonCode.RESOURCES, ReasonCode.NEVER_FITS, ReasonCode.NO_WORKERS, *shut}:
         workers += idle_workers(waiting)

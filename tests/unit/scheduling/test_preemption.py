@@ -113,9 +113,9 @@ def test_limits_hold_for_those_that_preempt(snapshot: Snapshot, policy: Policy) 
     result = plan(snapshot, policy)
     jobs = {job.id: job for job in snapshot.waiting}
     stays = [job for job in snapshot.running if job.id not in {each.job_id for each in result.preempted}]
-    tally = Tally(policy, stays, snapshot.max_parallel)
+    tally = Tally(policy, stays, snapshot.max_parallel, snapshot.over_quota)
     for job_id in [*(placed.job_id for placed in result.placed), *result.kept]:
-        assert not tally.objections(jobs[job_id])
+        assert tally.allows(jobs[job_id])
         tally.add(jobs[job_id])
 
 
