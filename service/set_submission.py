@@ -161,7 +161,11 @@ def _array(chosen: Chosen, request: Request, variation: Variation, user: str) ->
             return build(chosen, request, user, {SEED: point["seed"]})
         return build(chosen, _with_index(request, point[INDEX]), user)
 
-    return [Axis("seed" if is_seed else INDEX, indices)], make, max_parallel or variation.max_parallel
+    return (
+        [Axis("seed" if is_seed else INDEX, indices)],
+        make,
+        variation.max_parallel if max_parallel is None else max_parallel,
+    )
 
 
 def _with_index(request: Request, index: int) -> Request:

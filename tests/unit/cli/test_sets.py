@@ -71,6 +71,7 @@ def test_a_dry_run_writes_nothing(dljobs, world):
     [
         (["--array", "5-3"], "counts backwards"),
         (["--array", "0-3", "--sweep", "lr=1"], "would make two sets"),
+        (["--array", "0-3%0"], "max-parallel must be between 1"),
         (["--array", "0-999999"], "too many values"),
         (["--array", "0-3", "--seed", "1", "--max-parallel", "0"], "max-parallel must be between 1"),
         (["--sweep", "lrr=0.1,0.2"], "lr"),
