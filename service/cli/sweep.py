@@ -32,7 +32,7 @@ def sweep(settings: Settings, *, which: str, best: bool, target: Path | None, as
     Examples:
       dljobs sweep s3
       dljobs sweep s@ --plot out.png
-      dljobs eval $(dljobs sweep s3 --best)
+      dljobs sweep s3 --best
     """
     from dljobs.service.set_reports import sweep as load_sweep
 

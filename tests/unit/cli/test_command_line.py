@@ -34,6 +34,7 @@ READING = {
     "checkpoint": (),  # waits for a run; test_resuming.py
     "resume": (),
     "verify": (),
+    "sweep": (),  # of a set; test_sets.py
     "retry": ["retry 2"],
     "update": ["update 4 --priority 40"],
     "hold": ["hold 4"],
