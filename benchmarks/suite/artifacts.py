@@ -48,13 +48,13 @@ GOALS = {(_SQLITE, _WRITE): 0.6, (_POSTGRES, _WRITE): 0.35, (_SQLITE, _READ): 0.
 # What decided how blobs are stored and read: 80 to 160 MB of random blobs of 4 MiB, on 2 cores, 3 to 5 rounds.
 TRIED = (
     "Tried: SQLite's blobs by SELECT instead of through a handle: read at 1.3 instead of 6.7 GB/s.",
-    "Tried: pages of 64 instead of 16 KiB on SQLite: write at 770 instead of 680 MB/s, but 3,500 instead of 9,400 small "
-    "transactions a second (synchronous=NORMAL), and every other table pays for that.",
-    "Tried: COPY instead of INSERT into Postgres: 140 to 220 instead of 190 to 230 MB/s. Either way a blob becomes 2,100 "
-    "rows of its TOAST table, which is where the time goes.",
-    "The store needs more of a processor than a file does (digests, a log, a server), so others' work costs it more. With "
-    "a load average of 3, 100 equal tensors and 5 pairs, write came to 1.04 and 1.17 of torch.save's speed on SQLite, "
-    "0.55 and 0.39 on Postgres (45 and 350 MB), read to 0.58 and 0.51, 0.33 and 0.11 of torch.load's.",
+    "Tried: pages of 64 instead of 16 KiB on SQLite: write at 770 instead of 680 MB/s, but 3,500 instead of 9,400 "
+    "small transactions a second (synchronous=NORMAL), and every other table pays for that.",
+    "Tried: COPY instead of INSERT into Postgres: 140 to 220 instead of 190 to 230 MB/s. Either way a blob becomes "
+    "2,100 rows of its TOAST table.",
+    "The store needs more of a processor than a file does (digests, a log, a server), so others' work costs it more. "
+    "In a quieter minute (load average 3, 100 equal tensors of 45 and 350 MB, 5 pairs) write came to 1.04 and 1.17 of "
+    "torch.save's speed on SQLite, 0.55 and 0.39 on Postgres, read to 0.58 and 0.51, 0.33 and 0.11 of torch.load's.",
     "1% changed of 0.25 MB is one commit like the whole: both wait for the disk once.",
 )
 
