@@ -82,7 +82,10 @@ def _cured(snapshot: Snapshot, policy: Policy, waiting: WaitingJob, explainer: E
     if ReasonCode.BACKOFF in found:
         waiting = replace(waiting, eligible_at=None)
     if ReasonCode.LIMIT in found:
-        policy, snapshot = replace(policy, user_limits={}, tag_limits={}), replace(snapshot, max_parallel={})
+        policy, snapshot = (
+            replace(policy, user_limits={}, tag_limits={}),
+            replace(snapshot, max_parallel={}, over_quota={}),
+        )
     if ReasonCode.QUOTA in found:
         snapshot = replace(snapshot, over_quota={})
     shut = {ReasonCode.NODE_DRAINED, ReasonCode.QUARANTINED}

@@ -90,7 +90,10 @@ def test_a_device_is_one_jobs_or_shared_within_what_it_has(snapshot: Snapshot, p
 def test_a_range_takes_the_most_that_one_worker_has_for_it(snapshot: Snapshot, policy: Policy) -> None:
     [alone] = [replace(job, id=1) for job in snapshot.waiting[:1]] or [job(1)]
     alone = replace(alone, held=False, begin_at=None, eligible_at=None, after=())
-    result = plan(replace(snapshot, waiting=[alone], max_parallel={}), replace(policy, user_limits={}, tag_limits={}))
+    result = plan(
+        replace(snapshot, waiting=[alone], max_parallel={}, over_quota={}),
+        replace(policy, user_limits={}, tag_limits={}),
+    )
     free = [
         sum(device.is_free and is_usable(device) and alone.selector.accepts(device) for device in worker.devices)
         for worker in snapshot.workers
@@ -166,7 +169,7 @@ def test_what_was_planned_leaves_nothing_to_plan(snapshot: Snapshot, policy: Pol
 @given(snapshots(), policies)
 def test_without_backfill_nobody_who_could_start_is_overtaken(snapshot: Snapshot, policy: Policy) -> None:
     strict = replace(policy, backfill=False, user_limits={}, tag_limits={})
-    snapshot = replace(snapshot, max_parallel={})
+    snapshot = replace(snapshot, max_parallel={}, over_quota={})
     result = plan(snapshot, strict)
     placed = {placed.job_id for placed in result.placed}
     contenders = {job.id for job in Explainer(result).contenders}

@@ -202,6 +202,12 @@ def test_equals_and_the_unmarked_stay() -> None:
     assert plan(Snapshot(NOW, [job(1, priority=60)], workers, [unmarked]), below).preempted == [Preempted(9, 1)]
 
 
+def test_no_waiting_lets_a_job_preempt_one_of_a_higher_priority() -> None:
+    aged = job(1, priority=50, submitted_at=NOW - 5000)
+    snapshot = Snapshot(NOW, [aged], [worker(1, 9)], [low(9, priority=60, submitted_at=NOW - 900)])
+    assert plan(snapshot, Policy(ageing_s=1000.0)).preempted == []
+
+
 def test_one_large_goes_rather_than_two_small() -> None:
     workers = [worker(1, 7, 8), worker(2, 9, 9)]
     running = [low(7), low(8), low(9, 2, started_at=NOW - 5000)]
