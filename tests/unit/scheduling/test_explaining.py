@@ -84,7 +84,7 @@ def _cured(snapshot: Snapshot, policy: Policy, waiting: WaitingJob, explainer: E
     if ReasonCode.LIMIT in found:
         policy, snapshot = (
             replace(policy, user_limits={}, tag_limits={}),
-            replace(snapshot, max_parallel={}, over_quota={}),
+            replace(snapshot, max_parallel={}),
         )
     if ReasonCode.QUOTA in found:
         snapshot = replace(snapshot, over_quota={})
