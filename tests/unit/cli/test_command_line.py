@@ -24,7 +24,6 @@ SCHEMA = json.loads((Path(dljobs.service.__file__).parent / "output_schema.json"
 NAMES = [name for section in COMMANDS.values() for name in section]
 # How each command is asked for JSON in the world of `busy` below; None: it has none.
 READING = {
-    "sweep": ["submit lenet --array 0-1 --dry-run"],
     "submit": ["submit lenet", "submit lenet --dry-run"],
     "status": ["status", "status --all"],
     "show": ["show 1", "show 2", "show 3", "show 4", "show 5"],
