@@ -10,13 +10,14 @@ from sqlalchemy import Connection, RowMapping, update
 
 from dljobs.errors import DljobsError, UsageError
 
+from .bounds import check_priority, check_text
 from .events import record
 from .jobs import get_job, size_of
+from .placing import check_nodes, resolve_placing
 from .policy import read_policy
 from .sizes import Size
 from .spec import JobSpec
 from .states import WAITING_JOBS
-from .submission import check_nodes, check_priority, check_text, resolve_placing
 from .tables import jobs
 
 

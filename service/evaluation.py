@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,23 @@ from dljobs.errors import NotFound
 from . import jobs
 from .artifacts import ArtifactStore, list_artifacts
 from .child import ask, require_torch
+from .choosing import PATH_OPTION, TABLE, TEST_OPTION, ChosenData, absolute_path, choose_data
 from .database import Database
 from .doorbell import Doorbell
 from .evaluations import NewEvaluation, add_evaluation
+from .jobs import NewJob
 from .settings import Settings
 from .source_files import extract_all
 from .spec import JobSpec
-from .submission import Submitted, enqueue, prepare_evaluation
+from .submission import Submitted, enqueue, require
 from .views import Json
 from .weights import find_state_dict
 
 if TYPE_CHECKING:
     from .freezing import Frozen
+
+# What images have to have in common to be seen by the same model.
+IMAGE_OPTIONS = ("image_size", "channels")
 
 
 def evaluate_here(
@@ -114,3 +120,38 @@ def _prepare(database: Database, settings: Settings, job_id: int, artifact_id: i
     with database.read() as connection:
         job = jobs.get_job(connection, job_id)
     return prepare_evaluation(job, artifact_id, data, settings.user)
+
+
+def prepare_evaluation(job: Mapping[Any, Any], artifact_id: int, data_name: str | None, user: str) -> NewJob:
+    """A job of one device that evaluates a stored state_dict of `job` (a row) on a worker."""
+    trained = JobSpec.from_json(job["spec_json"])
+    name, options, digest = trained.data, trained.data_options, trained.data_source
+    sources: tuple[Frozen, ...] = ()
+    if data_name is not None and data_name != trained.data:
+        chosen = choose_data(data_name)
+        name, digest = chosen.name, chosen.digest
+        options = _other_options(trained, chosen)
+        absolute_path(chosen.entry, options)
+        require(chosen.entry.name, chosen.entry.options, options)
+        sources = (chosen.source,) if chosen.source is not None else ()
+    spec = dataclasses.replace(
+        trained,
+        kind="evaluate",
+        artifact_id=artifact_id,
+        strategy="single",
+        num_devices=1,
+        data=name,
+        data_options=options,
+        data_source=digest,
+    )
+    return NewJob(spec=spec, user=user, name=f"eval of {job['id']}", sources=sources)
+
+
+def _other_options(trained: JobSpec, chosen: ChosenData) -> dict[str, Any]:
+    """The options of data that a model is evaluated on and was not trained on."""
+    if chosen.name == trained.data == TABLE:
+        # Columns, classes and scales are those of the table that was learned from.
+        return {**trained.data_options, TEST_OPTION: chosen.options[PATH_OPTION]}
+    defaults = {key: option.default for key, option in chosen.entry.options.items()}
+    same = {key: trained.data_options[key] for key in IMAGE_OPTIONS if key in defaults and key in trained.data_options}
+    return {**defaults, **same, **chosen.options}

@@ -14,25 +14,17 @@ from typing import Any
 from dljobs.errors import DljobsError, UsageError
 from dljobs.models.options import coerce
 
+from .bounds import check_priority, check_range, check_text
 from .choosing import choose_data
 from .continuation import split_reference
 from .database import Database
 from .jobs import NewJob, get_job, size_of
 from .names import resolve_job
+from .placing import check_nodes, resolve_placing
 from .selectors import from_json
 from .sizes import Size
 from .spec import JobSpec, Training
-from .submission import (
-    TRAINING_RANGES,
-    check_nodes,
-    check_priority,
-    check_range,
-    check_text,
-    check_training,
-    parse_set,
-    resolve_placing,
-    training_options,
-)
+from .submission import TRAINING_RANGES, check_training, parse_set, training_options
 
 
 @dataclass(frozen=True)

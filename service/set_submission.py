@@ -19,6 +19,7 @@ from dljobs.models.options import coerce
 
 from . import sets
 from .axes import INDEX, MAX_JOBS, Axis, Wish, drawn_axis, grid_axis, parse_array, points
+from .bounds import check_range
 from .continuation import begin_at
 from .database import Database
 from .dispatch import make_plan
@@ -27,18 +28,7 @@ from .halving import Rule, parse_rule
 from .jobs import NewJob
 from .sets import Member, NewSet, describe_point
 from .settings import Settings
-from .submission import (
-    NEEDING_HELP,
-    Chosen,
-    Place,
-    Request,
-    build,
-    check_allowed,
-    check_range,
-    choose,
-    find_place,
-    training_options,
-)
+from .submission import NEEDING_HELP, Chosen, Place, Request, build, check_allowed, choose, find_place, training_options
 
 PLACEHOLDER = "{index}"
 SEED: Place = ("trainer", "seed")

@@ -7,11 +7,10 @@ Everything is validated against the zoo's catalog before anything is written. It
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from sqlalchemy import Connection
 
@@ -22,10 +21,8 @@ from dljobs.models.options import Option, OptionType, check_options, coerce
 from dljobs.models.threshold import parse_threshold
 
 from . import jobs
+from .bounds import check_priority, check_range, check_text
 from .choosing import (
-    PATH_OPTION,
-    TABLE,
-    TEST_OPTION,
     ChosenData,
     ChosenModel,
     absolute_path,
@@ -40,21 +37,18 @@ from .doorbell import Doorbell
 from .freezing import Frozen
 from .jobs import NewJob
 from .moments import parse_begin
+from .placing import check_nodes, resolve_placing
 from .policy import read_policy
 from .scheduling.limits import limit_of
 from .scheduling.reasons import ReasonCode
 from .selectors import make_selector, parse_dependency
 from .settings import Settings
 from .sizes import Size
-from .spec import JobSpec, Strategy, Training
+from .spec import JobSpec, Training
 
 Place = tuple[str, str]  # an option: its room ("model", "data" or "trainer") and its name
-MAX_DEVICES = 4096
-# What images have to have in common to be seen by the same model.
-IMAGE_OPTIONS = ("image_size", "channels")
 # Reasons that no time will cure: somebody has to do something.
 NEEDING_HELP = (ReasonCode.NO_WORKERS, ReasonCode.NEVER_FITS, ReasonCode.DEPENDENCY_NEVER_SATISFIED)
-STRATEGIES = ("auto", *get_args(Strategy))
 # Beyond these a number is a typing error, not a wish: (lowest, highest).
 TRAINING_RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1_000_000),
@@ -251,41 +245,6 @@ def check_allowed(connection: Connection, new: NewJob, num_jobs: int = 1) -> Non
             raise UsageError(words, "submit it when some have started, or cancel one: `dljobs status`")
 
 
-def prepare_evaluation(job: Mapping[Any, Any], artifact_id: int, data_name: str | None, user: str) -> NewJob:
-    """A job of one device that evaluates a stored state_dict of `job` (a row) on a worker."""
-    trained = JobSpec.from_json(job["spec_json"])
-    name, options, digest = trained.data, trained.data_options, trained.data_source
-    sources: tuple[Frozen, ...] = ()
-    if data_name is not None and data_name != trained.data:
-        chosen = choose_data(data_name)
-        name, digest = chosen.name, chosen.digest
-        options = _other_options(trained, chosen)
-        absolute_path(chosen.entry, options)
-        require(chosen.entry.name, chosen.entry.options, options)
-        sources = (chosen.source,) if chosen.source is not None else ()
-    spec = dataclasses.replace(
-        trained,
-        kind="evaluate",
-        artifact_id=artifact_id,
-        strategy="single",
-        num_devices=1,
-        data=name,
-        data_options=options,
-        data_source=digest,
-    )
-    return NewJob(spec=spec, user=user, name=f"eval of {job['id']}", sources=sources)
-
-
-def _other_options(trained: JobSpec, chosen: ChosenData) -> dict[str, Any]:
-    """The options of data that a model is evaluated on and was not trained on."""
-    if chosen.name == trained.data == TABLE:
-        # Columns, classes and scales are those of the table that was learned from.
-        return {**trained.data_options, TEST_OPTION: chosen.options[PATH_OPTION]}
-    defaults = {key: option.default for key, option in chosen.entry.options.items()}
-    same = {key: trained.data_options[key] for key in IMAGE_OPTIONS if key in defaults and key in trained.data_options}
-    return {**defaults, **same, **chosen.options}
-
-
 @cache
 def training_options() -> Mapping[str, Option]:
     """The fields of `Training` as options, with their types and choices."""
@@ -389,105 +348,3 @@ def find_place(key: str, rooms: Mapping[str, Mapping[str, Option]], flag: str) -
         choices = " or ".join(f"{owner}.{key}" for owner in owners)
         raise UsageError(f"{flag} {key} could mean {choices}", f"write {flag} {owners[0]}.{key}=…")
     return owners[0], key
-
-
-def resolve_placing(strategy: str, size: Size, batch_size: int) -> Strategy:
-    """The strategy for so many devices, if the global batch can be shared out among them.
-
-    Among a number that was asked for, equally; among what a range happens to give, with one sample more for some.
-
-    Raises:
-        UsageError: these cannot go together; the message says what could.
-    """
-    resolved = _resolve_strategy(strategy, size)
-    if resolved == "ddp" and size.is_fixed:
-        _check_divisible(batch_size, size.num_devices)
-    elif resolved == "ddp" and size.num_devices > batch_size:
-        raise UsageError(
-            f"batch size {batch_size} is global and has no sample for each of {size.num_devices} ranks",
-            f"nearest: --gpus {Size(batch_size, min(size.min_devices, batch_size))}",
-        )
-    return resolved
-
-
-def check_nodes(strategy: str, size: Size, num_nodes: int, *, may_spread: bool) -> None:
-    """Whether so many devices can be on so many nodes.
-
-    Raises:
-        UsageError: they cannot; the message says what could be.
-    """
-    check_range("nodes", num_nodes, 1, MAX_DEVICES)
-    if num_nodes > 1 and may_spread:
-        raise UsageError("--nodes says how many there are to be, --spread leaves it open", "give one of them")
-    if strategy == "dp" and (num_nodes > 1 or may_spread):
-        words = "strategy dp is one process, and a process has devices of its own node only"
-        raise UsageError(words, "use --strategy ddp, or leave out --nodes and --spread")
-    num_devices = size.num_devices
-    if (num_nodes > 1 or may_spread) and not (size.is_fixed and size.share_percent == 100):
-        words = f"--gpus {size} is of one node: equal parts on several are of a number of devices that is known"
-        raise UsageError(words, f"use --gpus {num_devices}, or leave out --nodes and --spread")
-    if num_devices % num_nodes:
-        below, above = num_devices // num_nodes * num_nodes, math.ceil(num_devices / num_nodes) * num_nodes
-        raise UsageError(
-            f"{num_devices} device{'s' if num_devices > 1 else ''} cannot be shared out equally to {num_nodes} nodes",
-            f"the nearest number that can is --gpus {f'{below} or {above}' if below else above}",
-        )
-
-
-def check_priority(priority: int, ceiling: int) -> None:
-    """A priority is 0 to 100, and not above the ceiling.
-
-    Raises:
-        UsageError: it is another.
-    """
-    check_range("priority", priority, 0, 100)
-    if priority > ceiling:
-        raise UsageError(f"priority {priority} is above {ceiling}, the highest allowed here", f"nearest: {ceiling}")
-
-
-def _resolve_strategy(strategy: str, size: Size) -> Strategy:
-    num_devices = size.num_devices
-    if strategy not in STRATEGIES:
-        raise UnknownName("strategy", strategy, STRATEGIES)
-    check_range("gpus", num_devices, 1, MAX_DEVICES)
-    if size.share_percent < 100 and strategy not in ("auto", "single"):
-        words = f"{size} of a device is for one process: strategy {strategy} wants whole devices"
-        raise UsageError(words, "leave --strategy out, or use --gpus 1")
-    if strategy == "auto":
-        return "single" if num_devices == 1 else "ddp"
-    if strategy == "single" and num_devices > 1:
-        raise UsageError(f"strategy single trains on one device, not {num_devices}", "use --strategy ddp, or --gpus 1")
-    return strategy  # type: ignore[return-value]
-
-
-def _check_divisible(batch_size: int, num_ranks: int) -> None:
-    if batch_size % num_ranks == 0:
-        return
-    below, above = batch_size // num_ranks * num_ranks, math.ceil(batch_size / num_ranks) * num_ranks
-    valid = f"{below} or {above}" if below else f"{above}"
-    raise UsageError(
-        f"batch size {batch_size} is global and cannot be shared out equally to {num_ranks} ranks",
-        f"the nearest batch size that can is {valid}",
-    )
-
-
-def check_range(what: str, value: float, lowest: float, highest: float) -> None:
-    """Make sure that a number is within its bounds.
-
-    Raises:
-        UsageError: it is not; the hint has the nearest that is.
-    """
-    if not lowest <= value <= highest:  # also refuses NaN
-        nearest: float | Literal["a number"] = "a number" if math.isnan(value) else min(max(value, lowest), highest)
-        raise UsageError(f"{what} must be between {lowest:g} and {highest:g}, not {value:g}", f"nearest: {nearest}")
-
-
-def check_text(what: str, text: str) -> str:
-    """The text, if it can name something.
-
-    Raises:
-        UsageError: it is empty, too long, or not printable.
-    """
-    if not text.strip() or len(text) > 200 or not text.isprintable():
-        raise UsageError(f"a {what} is 1 to 200 printable characters, not {text[:40]!r}")
-    return text

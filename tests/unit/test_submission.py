@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from dljobs.errors import UsageError
 from dljobs.models.catalog import models
+from dljobs.service.evaluation import prepare_evaluation
 from dljobs.service.spec import JobSpec, Training
-from dljobs.service.submission import TRAINING_RANGES, Request, prepare, prepare_evaluation, training_options
+from dljobs.service.submission import TRAINING_RANGES, Request, prepare, training_options
 
 
 @pytest.mark.parametrize("name", list(models()))
