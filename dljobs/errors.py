@@ -102,6 +102,14 @@ class StorageFull(DljobsError):
     """The disk or the database has no room; nothing half-written was kept."""
 
 
+class DatabaseFull(StorageFull):
+    """The database has no room."""
+
+
+# While the database is like this, a worker keeps what it has to write, and tries again.
+OUTAGES = (Unreachable, NotAllowed, DatabaseFull)
+
+
 class StaleToken(DljobsError):
     """A write carried a lease token that is no longer the run's: nothing was changed."""
 

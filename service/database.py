@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
-from dljobs.errors import NotAllowed, StorageFull, Unreachable, UsageError
+from dljobs.errors import DatabaseFull, NotAllowed, Unreachable, UsageError
 
 from .settings import Settings, mask
 
@@ -201,7 +201,7 @@ def _is_about_the_database(error: DBAPIError) -> bool:
 def _explain(error: DBAPIError, shown_url: str) -> Exception:
     words = str(error.orig)
     if "disk is full" in words or "No space left" in words:
-        return StorageFull(f"the database {shown_url} has no room left", "free some disk space and try again")
+        return DatabaseFull(f"the database {shown_url} has no room left", "free some disk space and try again")
     first_line = words.strip().splitlines()[0] if words.strip() else type(error.orig).__name__
     if "no such table" in words or "UndefinedTable" in type(error.orig).__name__:
         return Unreachable(f"the database {shown_url} has no dljobs tables", "run `dljobs db upgrade`")

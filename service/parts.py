@@ -7,14 +7,14 @@ through `ready_at` (its files are there, and it has joined the rendezvous), `sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from .clock import now
 from .scheduling.rows import Part
-from .tables import leases, run_parts, workers
+from .tables import leases, run_parts, runs, workers
 
 HEAD = 0  # the node rank of the part that has rank 0
 
@@ -70,3 +70,15 @@ def ask_for_stop(connection: Connection, run_id: int, node_rank: int, why: str) 
     """Let the other parts know that the whole run is to stop; the first reason stays."""
     mine = (run_parts.c.run_id == run_id, run_parts.c.node_rank == node_rank, run_parts.c.stop.is_(None))
     connection.execute(update(run_parts).where(*mine).values(stop=why))
+
+
+def list_parts_of_worker(connection: Connection, worker_id: int, run_ids: Collection[int]) -> list[RowMapping]:
+    """This worker's parts of these runs: run_id, token, node_rank, and the run's num_parts."""
+    every = run_parts.alias()
+    num_parts = select(func.count()).where(every.c.run_id == run_parts.c.run_id).scalar_subquery().label("num_parts")
+    query = (
+        select(run_parts.c.run_id, runs.c.token, run_parts.c.node_rank, num_parts)
+        .join(runs, runs.c.id == run_parts.c.run_id)
+        .where(run_parts.c.worker_id == worker_id, run_parts.c.run_id.in_(run_ids))
+    )
+    return list(connection.execute(query).mappings())

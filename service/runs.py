@@ -224,6 +224,13 @@ def _tell_lost(connection: Connection, job_id: int, num: int, outcome: Outcome) 
     return ", ".join(f"run {row.number} on {row.name} ({row.failure_class or outcome.failure})" for row in rows)
 
 
+def record_late_return(connection: Connection, run_id: int, *, actor: str) -> None:
+    """Leave in the history what became of the ranks of a run that had ended while its worker was cut off."""
+    run = get_run(connection, run_id)
+    reason = f"run {run['number']} had ended ({run['reason']}): its ranks on {actor} were killed"
+    record(connection, "run", reason, actor=actor, job_id=run["job_id"], run_id=run_id)
+
+
 def request_checkpoint(connection: Connection, job_id: int, *, actor: str) -> RowMapping:
     """Ask the job's live run for a checkpoint; the job goes on. Returns the run's row.
 

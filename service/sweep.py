@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,13 +23,20 @@ from .runs import Outcome
 WAL_CHECKPOINT_BYTES = 8 * 1024 * 1024
 
 
-def expire_leases(database: Database, *, actor: str) -> int:
-    """End every run whose worker has let a lease run out; its job goes back in the queue. Returns how many."""
+def expire_leases(database: Database, *, actor: str, is_judge: Callable[[], bool] = lambda: True) -> int:
+    """End every run whose worker has let a lease run out; its job goes back in the queue. Returns how many.
+
+    Args:
+        is_judge: whether `actor` can tell a worker that is silent from a database that was away. It is asked when the
+            transaction has begun: to get that far may have taken as long as the outage.
+    """
     with database.read() as connection:
         if not leases.expired_parts(connection):
             return 0
     num_ended = 0
     with database.write() as connection:
+        if not is_judge():
+            return 0
         names = {row["id"]: row["name"] for row in registration.list_workers(connection)}
         for part in leases.expired_parts(connection):
             # Look again under a lock: on Postgres its worker may have renewed since.

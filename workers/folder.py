@@ -19,7 +19,13 @@ from dljobs.errors import DljobsError, StorageFull
 from dljobs.service.spec import JobSpec
 
 RUN_VERSION = 1
+FOLDERS = "runs"  # in the service's home
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def folder_name(run_id: int, token: str, node_rank: int, num_parts: int) -> str:
+    """What the folder of a run is called. Nodes may share a home: the parts of a run must not meet in one folder."""
+    return f"{run_id}-{token[:8]}" + (f"-{node_rank}" if num_parts > 1 else "")
 
 
 @dataclass(frozen=True)

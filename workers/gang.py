@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from dljobs.errors import DljobsError, StaleToken, Unreachable
+from dljobs.errors import OUTAGES, DljobsError, StaleToken
 from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.failures import FailureClass
@@ -61,7 +61,7 @@ class Gang:
             self._next_look_at = time.monotonic() + every_s
         except StaleToken as error:
             self.over = self.over or str(error)
-        except Unreachable:
+        except OUTAGES:
             self._next_look_at = time.monotonic() + RETRY_AFTER_S
 
     def _exchange(self) -> None:

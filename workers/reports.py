@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import case
 
-from dljobs.errors import Unreachable
+from dljobs.errors import OUTAGES
 from dljobs.service import logs, metrics
 from dljobs.service.clock import now
 from dljobs.service.database import Database
@@ -114,7 +114,7 @@ class Reports:
                 metrics.add_points(connection, self._key.run_id, points)
                 if self._judge is not None:
                     self._judge.look(connection, points)
-        except Unreachable:
+        except OUTAGES:
             self._retry_at = time.monotonic() + RETRY_AFTER_S
             return False
         if self._judge is not None:

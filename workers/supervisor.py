@@ -12,35 +12,37 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import RowMapping
 
-from dljobs.errors import CorruptArtifact, DljobsError, NotFound, StaleToken, Unreachable
+from dljobs.errors import OUTAGES, CorruptArtifact, DljobsError, NotFound, StaleToken
 from dljobs.service import evaluations, verifications
 from dljobs.service.artifacts import ArtifactStore, get_artifact
 from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.failures import FailureClass
-from dljobs.service.runs import Outcome, RunKey, end_run, mark_running
+from dljobs.service.runs import Outcome, RunKey, end_run, mark_running, record_late_return
 from dljobs.service.settings import Settings
 from dljobs.service.source_files import extract_all
 from dljobs.service.spec import JobSpec
+from dljobs.service.states import JobState
 
 from .beginning import fetch_checkpoint
 from .channel import Control, Event, write_control
-from .folder import RunFolder, RunRequest
+from .folder import FOLDERS, RunFolder, RunRequest, folder_name
 from .gang import Gang
 from .hang import HangWatch, dump_stacks
 from .health import Health
 from .judge import Judge
 from .launcher import Launch, Launcher
 from .network import interface_of, own_address
+from .outages import outlast
 from .outcome import Evidence, classify, count_out_of_memory_kills
 from .reports import Reports
 from .uploads import Uploads
 
 POLL_S = 0.02
-RETRY_AFTER_S = 2.0
 # After another node has lost its ranks, those here get so long to notice it and to write down what they saw.
 LAST_WORDS_S = 5.0
 # What the ranks are told for each reason to stop; only a cancelled run writes no checkpoint.
@@ -85,9 +87,8 @@ class Supervisor:
         self._actor = actor
         self._data_dir = settings.data_dir
         self._grace_s = settings.grace_s
-        # Nodes may share a home: the other parts of a run must not meet in one folder.
-        of_part = f"-{assignment.node_rank}" if len(assignment.parts) > 1 else ""
-        self._folder = RunFolder(settings.home / "runs" / f"{self.key.run_id}-{self.key.token[:8]}{of_part}")
+        name = folder_name(self.key.run_id, self.key.token, assignment.node_rank, len(assignment.parts))
+        self._folder = RunFolder(settings.home / FOLDERS / name)
         first_rank = assignment.node_rank * assignment.num_ranks
         self._ranks = range(first_rank, first_rank + assignment.num_ranks)  # those on this node
         self._gang = None
@@ -156,6 +157,9 @@ class Supervisor:
                 self._end(outcome)
         except StaleToken as error:
             logger.warning("run %s was taken from this worker, its ranks are killed: %s", self.key.run_id, error)
+            self._kill_ranks()
+            with suppress(DljobsError), self._database.write() as connection:
+                record_late_return(connection, self.key.run_id, actor=self._actor)
         except Exception:
             # A bug of ours must not leave a run that looks alive.
             logger.exception("the supervisor of run %s failed", self.key.run_id)
@@ -171,9 +175,10 @@ class Supervisor:
         """From the folder to the outcome; None where the run's head is another node, and tells it."""
         oom_kills_before = count_out_of_memory_kills()
         try:
-            if refused := self._health.refuse(self.assignment.devices):
+            check = partial(self._health.refuse, self.assignment.devices)
+            if refused := outlast(check, f"run {self.key.run_id}", check=self._refuse_if_abandoned):
                 return Outcome(FailureClass.DEVICE, f"not started: {refused}", was_refused=True)
-            request = self._prepare()
+            request = outlast(self._prepare, f"run {self.key.run_id}", check=self._refuse_if_abandoned)
         except StaleToken:
             raise
         except (NotFound, CorruptArtifact) as error:
@@ -295,7 +300,7 @@ class Supervisor:
                 with self._database.write() as connection:
                     mark_running(connection, self.key, actor=self._actor)
                 self._is_marked_running = True
-            except Unreachable:
+            except OUTAGES:
                 return
         self._reports.ship()
 
@@ -374,24 +379,18 @@ class Supervisor:
                 self._evidence.stopped = event
 
     def _end(self, outcome: Outcome) -> None:
-        """Write the end of the run, however long the database takes to come back."""
-        while True:
-            self._refuse_if_abandoned()
-            try:
-                if not self._is_marked_running and outcome.failure is None:
-                    with self._database.write() as connection:
-                        mark_running(connection, self.key, actor=self._actor)
-                    self._is_marked_running = True
-                with self._database.write() as connection:
-                    state = end_run(connection, self.key.run_id, outcome, actor=self._actor, token=self.key.token)
-                    if outcome.failure is None:
-                        evaluations.add_of_job(connection, self.assignment.job, outcome.result or {})
-                        verifications.add_of_job(connection, self.assignment.job, outcome.result or {})
-                logger.info("run %s ended: %s; the job is %s", self.key.run_id, outcome.reason, state)
-                return
-            except Unreachable as error:
-                logger.warning("the end of run %s cannot be written yet: %s", self.key.run_id, error)
-                time.sleep(RETRY_AFTER_S)
+        state = outlast(partial(self._write_end, outcome), f"run {self.key.run_id}", check=self._refuse_if_abandoned)
+        logger.info("run %s ended: %s; the job is %s", self.key.run_id, outcome.reason, state)
+
+    def _write_end(self, outcome: Outcome) -> JobState:
+        with self._database.write() as connection:
+            if not self._is_marked_running and outcome.failure is None:
+                mark_running(connection, self.key, actor=self._actor)
+            state = end_run(connection, self.key.run_id, outcome, actor=self._actor, token=self.key.token)
+            if outcome.failure is None:
+                evaluations.add_of_job(connection, self.assignment.job, outcome.result or {})
+                verifications.add_of_job(connection, self.assignment.job, outcome.result or {})
+        return state
 
     def _kill_ranks(self) -> None:
         if self._launch is not None and not self._launch.wait(0):

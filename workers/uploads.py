@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from dljobs.errors import DljobsError, StaleToken, Unreachable
@@ -22,8 +23,7 @@ from dljobs.service.runs import RunKey, answer_checkpoint_request
 from dljobs.service.spec import JobSpec
 
 from .channel import Event
-
-RETRY_AFTER_S = 2.0
+from .outages import RETRY_AFTER_S, outlast
 
 
 class Uploads:
@@ -108,8 +108,16 @@ class Uploads:
     def _answer(self, event: Event) -> None:
         """Let whoever asked for a checkpoint know that there is one, or that there can be none."""
         if event.get("answers"):
-            with self._database.write() as connection:
-                answer_checkpoint_request(connection, self._key, event["answers"])
+            with suppress(StaleToken):
+                outlast(lambda: self._write_answer(event), f"run {self._key.run_id}", check=self._refuse_if_abandoned)
+
+    def _write_answer(self, event: Event) -> None:
+        with self._database.write() as connection:
+            answer_checkpoint_request(connection, self._key, event["answers"])
+
+    def _refuse_if_abandoned(self) -> None:
+        if self._abandoned.is_set():
+            raise StaleToken(f"run {self._key.run_id} is no longer ours")
 
     def _retain(self, kind: str) -> None:
         """Drop what nobody will ask for any more."""

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
-from dljobs.errors import DljobsError, SchemaMismatch, StaleToken, Unreachable
+from dljobs.errors import OUTAGES, DljobsError, SchemaMismatch, StaleToken
 from dljobs.service import leases, nodes, preemption, registration, runs, schema, sweep
 from dljobs.service.continuation import checkpoints_of
 from dljobs.service.database import Database
@@ -33,9 +33,12 @@ from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
 from dljobs.service.states import WorkerState
 
+from .contact import Contact
+from .folder import FOLDERS
 from .health import Health, make_checks
 from .judge import Judge
 from .launcher import Launcher
+from .leftovers import remove_leftovers
 from .supervisor import Assignment, Supervisor
 
 TIDY_EVERY_S = 600.0
@@ -65,7 +68,7 @@ class Worker:
         self._scheduling = threading.Lock()
         self._schedule_again = threading.Event()
         self._is_draining = False
-        self._contact_since = time.monotonic()  # of the database, without a failure since
+        self._contact = Contact(settings.heartbeat_s)
         self._tidied_at = 0.0
         self.replaced = threading.Event()
         self.outdated = threading.Event()  # the database was migrated to a schema that this release does not speak
@@ -79,6 +82,7 @@ class Worker:
                 logger.info("the settings of this worker for scheduling are now in force")
         # After a kill -9 and a restart the old ranks are dead (they die with their worker): no need to wait for leases.
         sweep.end_runs_of_restarted(self._database, registered.worker_id, actor=self.name)
+        remove_leftovers(self._database, self._settings.home / FOLDERS, registered.worker_id)
         return registered
 
     # Doorbells
@@ -114,8 +118,11 @@ class Worker:
             if not runs.claim(connection, key, self._registration.worker_id):
                 logger.warning("refused a doorbell for run %s: nothing here waits under that id and token", key.run_id)
                 return False
+            # With the claim: an outage between them would lose the run.
+            assignment = self._assign(connection, key)
+            judge = self._judge_of(connection, assignment.job)
         try:
-            supervisor = self._make_supervisor(key)
+            supervisor = self._make_supervisor(assignment, judge)
         except DljobsError as error:
             # Such as the spec of a newer release: another worker may know it.
             outcome = Outcome(FailureClass.NODE_LOST, f"worker {self.name} cannot run it: {error.message}")
@@ -128,8 +135,7 @@ class Worker:
         watcher.start()
         return True
 
-    def _make_supervisor(self, key: RunKey) -> Supervisor:
-        assignment = self._assign(key)
+    def _make_supervisor(self, assignment: Assignment, judge: Judge | None) -> Supervisor:
         return Supervisor(
             assignment,
             self._database,
@@ -137,12 +143,11 @@ class Worker:
             self._health,
             actor=self.name,
             settings=self._settings,
-            judge=self._judge_of(assignment.job),
+            judge=judge,
         )
 
-    def _judge_of(self, job: RowMapping) -> Judge | None:
-        with self._database.read() as connection:
-            rule = rule_of(connection, job["set_id"])
+    def _judge_of(self, connection: Connection, job: RowMapping) -> Judge | None:
+        rule = rule_of(connection, job["set_id"])
         return None if rule is None else Judge(job["set_id"], rule, self._ring_attend)
 
     def _ring_attend(self, worker_name: str, run_id: int) -> None:
@@ -185,6 +190,7 @@ class Worker:
             valid = (
                 leases.renew(connection, self._registration.worker_id, mine, self._settings.lease_s) if mine else set()
             )
+        self._contact.made()
         for token, supervisor in mine.items():
             if token not in valid and supervisor.thread.is_alive():
                 supervisor.abandon()
@@ -198,9 +204,7 @@ class Worker:
             SchemaMismatch: the database was migrated under us.
         """
         schema.check(self._database)
-        # An outage of the database stops everybody's heartbeats: give them time to beat before calling anyone lost.
-        if time.monotonic() - self._contact_since > 2 * self._settings.heartbeat_s:
-            sweep.expire_leases(self._database, actor=self.name)
+        sweep.expire_leases(self._database, actor=self.name, is_judge=lambda: self._contact.is_steady)
         self.schedule()
         with self._database.read() as connection:
             waiting = runs.unclaimed_keys(connection, self._registration.worker_id)
@@ -243,8 +247,8 @@ class Worker:
         while not stop.wait(interval_s):
             try:
                 work()
-            except Unreachable as error:
-                self._contact_since = time.monotonic()
+            except OUTAGES as error:
+                self._contact.lost()
                 logger.warning("%s: %s", work.__name__, error.message)
             except SchemaMismatch as error:
                 if not self.outdated.is_set():
@@ -279,7 +283,7 @@ class Worker:
                 for key in runs.unclaimed_keys(connection, self._registration.worker_id):
                     outcome = Outcome(FailureClass.PREEMPTED, f"worker {self.name} is draining")
                     runs.end_run(connection, key.run_id, outcome, actor=self.name, token=key.token)
-        except (Unreachable, StaleToken) as error:
+        except (*OUTAGES, StaleToken) as error:
             logger.warning("could not give back what waits: %s", error)
 
     def stop_at_once(self) -> None:
@@ -301,13 +305,12 @@ class Worker:
         except DljobsError as error:
             logger.warning("could not say that the worker is %s: %s", state, error)
 
-    def _assign(self, key: RunKey) -> Assignment:
-        with self._database.read() as connection:
-            run = runs.get_run(connection, key.run_id)
-            job = get_job(connection, run["job_id"])
-            parts = list_parts(connection, key.run_id)
-            placed = leases.placement(connection, key.run_id)
-            resume_from = checkpoints_of(connection, job)
+    def _assign(self, connection: Connection, key: RunKey) -> Assignment:
+        run = runs.get_run(connection, key.run_id)
+        job = get_job(connection, run["job_id"])
+        parts = list_parts(connection, key.run_id)
+        placed = leases.placement(connection, key.run_id)
+        resume_from = checkpoints_of(connection, job)
         node_rank = next(part["node_rank"] for part in parts if part["worker_id"] == self._registration.worker_id)
         devices = [device for device in placed if device["node_rank"] == node_rank]
         num_ranks = len(devices) if job["strategy"] == "ddp" else 1

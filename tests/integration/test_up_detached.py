@@ -8,15 +8,24 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from sqlalchemy import RowMapping
 
 from dljobs.errors import DljobsError
 from dljobs.service import schema, up_detached
+from dljobs.service.artifacts import list_artifacts
+from dljobs.service.doorbell import Doorbell
 from dljobs.service.down import stop_up
+from dljobs.service.jobs import get_job
+from dljobs.service.logs import list_lines
 from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import list_workers
+from dljobs.service.runs import list_runs
 from dljobs.service.states import WorkerState
+from dljobs.service.submission import Request, enqueue, prepare
 from dljobs.service.up import UpOptions
+from tests.cluster import family_of
 from tests.up_homes import Homes
 from tests.waiting import wait_until
 
@@ -140,3 +149,44 @@ def test_the_real_worker_does_not_outlive_a_killed_up(make_home: Homes, monkeypa
     assert worker_state() == WorkerState.OFFLINE
     database.close()
     assert [line.partition(" (pid")[0] for line in stop_up(home.settings)] == ["stopped Redis"]
+
+
+def test_up_after_a_power_cut_goes_on_by_itself(make_home: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything on the machine dies at once, in mid-run; nothing but `up` is called afterwards."""
+    monkeypatch.setattr(up_detached, "COMMAND", BACKGROUND_COMMAND)
+    home = make_home(lease_s=6.0, heartbeat_s=1.0, sweep_s=1.0)
+    options = UpOptions(cpu_devices=2, name="lab-1")
+    state = up_detached.start_detached(home.settings, options)
+    database = schema.open_checked(home.settings)
+    new = prepare(Request("lenet", sets=("epochs=20", "checkpoint_every_steps=10"), num_devices=2), user="ada")
+    job_id = enqueue(database, Doorbell(home.settings), home.settings, new).job_id
+
+    def job() -> RowMapping:
+        with database.read() as connection:
+            return get_job(connection, job_id)
+
+    def num_checkpoints() -> int:
+        with database.read() as connection:
+            return len(list_artifacts(connection, job_id, kind="checkpoint"))
+
+    wait_until(num_checkpoints, 60, "a checkpoint")
+    with home.redis.client() as client:
+        redis = psutil.Process(int(client.info("server")["process_id"]))
+    assert state.up is not None
+    cut = [*family_of(state.up.pid), redis]
+    for process in cut:
+        process.kill()
+    _gone, alive = psutil.wait_procs(cut, timeout=10)
+    assert not alive
+    assert job()["state"] == "running", "nobody was left to say otherwise"
+    up_detached.start_detached(home.settings, options)
+    wait_until(lambda: job()["state"] not in ("queued", "starting", "running"), 90, lambda: f"the end: {dict(job())}")
+    assert job()["state"] == "succeeded"
+    with database.read() as connection:
+        first, second = list_runs(connection, [job_id])
+        said = [row["line"] for row in list_lines(connection, [second["id"]])]
+    assert (first["failure_class"], second["state"]) == ("node-lost", "succeeded")
+    assert any("resuming from step-" in line for line in said)
+    database.close()
+    stop_up(home.settings)
+    assert not list((home.settings.home / "runs").iterdir()), "what the cut left"
