@@ -17,6 +17,7 @@ from torch import Tensor
 from dljobs.errors import DataError, UsageError
 
 from .catalog import Task, check_options, find_dataset, resolve
+from .scaling import Scaling
 
 
 class Split(Protocol):
@@ -72,12 +73,20 @@ class ItemSplit:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a user's own data are from, and the digest of the file that they were read from."""
+
+    place: str  # a path or an address
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Data:
     """A loaded dataset. `sample_shape` is without the batch; regression has neither `num_classes` nor `class_names`.
 
     `from_raw` makes samples of what a user has: of rows of numbers, float64 [n, k], or of the pixels of pictures, uint8
-    [n, c, h, w] of the `raw_shape` (that of a sample unless given); `to_raw` is the way back, for rows.
-    `values_from_scaled`: a regression learns its targets scaled; this gives them in the user's units.
+    [n, c, h, w] of the `raw_shape` (that of a sample unless given).
+    `scaling` and `value_scaling`: how the columns of a table, and the values to learn, were scaled.
     `columns` and `target_column`: what the numbers of a row are called, and what is learned from them.
     `truth`, where it is known: the function that the data come from, from x[n, …] to y[n, …] without noise.
     `endless`: the training samples are numbered without end (index 10 of ten points is the first one again, or a fresh
@@ -92,10 +101,11 @@ class Data:
     task: Task = "classification"
     from_raw: Callable[[Tensor], Tensor] | None = None
     raw_shape: tuple[int, ...] | None = None
-    to_raw: Callable[[Tensor], Tensor] | None = None
-    values_from_scaled: Callable[[Tensor], Tensor] | None = None
+    scaling: Scaling | None = None
+    value_scaling: Scaling | None = None
     columns: tuple[str, ...] | None = None
     target_column: str | None = None
+    origin: Origin | None = None
     truth: Callable[[Tensor], Tensor] | None = None
     endless: bool = False
 
@@ -107,7 +117,7 @@ class Data:
 
     def in_units(self, values: Tensor) -> Tensor:
         """What a model gives, or what it learns, in the user's units."""
-        return values if self.values_from_scaled is None else self.values_from_scaled(values)
+        return values if self.value_scaling is None else self.value_scaling.inverse(values)
 
     @property
     def names(self) -> tuple[str, ...]:

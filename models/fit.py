@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dljobs.errors import UsageError
 
 from .data import Data, Split
 from .evaluation import evaluating
-from .trained import Trained, load_trained
+from .trained import load_trained
 
 MAX_POINTS = 500
 NUM_ON_CURVE = 241
@@ -36,18 +36,18 @@ def fit(request: Mapping[str, Any]) -> dict[str, Any]:
     x, y = _first(data.train)
     degree = _degree(x)
     if degree == 0 or y[0].numel() != 1:
-        return {"parity": _parity(trained)}
+        return {"parity": parity(trained.model, data, trained.device)}
     # The test says where the function matters; random training samples may lie anywhere.
     low, high = (float(bound) for bound in _abscissa(_first(data.test)[0]).aminmax())
     room = MARGIN * (high - low)
     places = torch.linspace(low - room, high + room, NUM_ON_CURVE)
     near = (_abscissa(x) >= places[0]) & (_abscissa(x) <= places[-1])
     samples = _powers(places, degree).reshape(-1, *data.sample_shape)
-    seen = data.to_raw or (lambda abscissas: abscissas)
+    seen = data.scaling.inverse if data.scaling else (lambda abscissas: abscissas)
     axis = seen(places[:, None])
     return {
         "points": _unique_points(seen(_abscissa(x)[near, None]), data.in_units(y)[near]),
-        "fit": _line(axis, _outputs(trained, samples)),
+        "fit": _line(axis, _outputs(trained.model, data, trained.device, samples)),
         "truth": _line(axis, data.in_units(data.truth(samples))) if data.truth else None,
     }
 
@@ -72,16 +72,17 @@ def _abscissa(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1)[:, 0]
 
 
-def _outputs(trained: Trained, x: Tensor) -> Tensor:
-    with evaluating(trained.model):
-        output: Tensor = trained.model(x.to(trained.device))
-    return trained.data.in_units(output.cpu())
-
-
-def _parity(trained: Trained) -> dict[str, list[float]]:
-    data: Data = trained.data
+def parity(model: nn.Module, data: Data, device: torch.device | str) -> dict[str, list[float]]:
+    """True and predicted values of the first test samples, in the data's units."""
     x, y = _first(data.test)
-    return {"true": data.in_units(y).flatten().tolist(), "predicted": _outputs(trained, x).flatten().tolist()}
+    predicted = _outputs(model, data, device, x)
+    return {"true": data.in_units(y).flatten().tolist(), "predicted": predicted.flatten().tolist()}
+
+
+def _outputs(model: nn.Module, data: Data, device: torch.device | str, x: Tensor) -> Tensor:
+    with evaluating(model):
+        output: Tensor = model(x.to(device))
+    return data.in_units(output.cpu())
 
 
 def _line(x: Tensor, y: Tensor) -> dict[str, list[float]]:

@@ -21,6 +21,15 @@ class Scaling:
         deviation = rows.std(0, correction=0)
         return cls(rows.mean(0), torch.where(deviation > 0, deviation, 1.0))
 
+    @classmethod
+    def from_lists(cls, mean: list[float], deviation: list[float]) -> Scaling:
+        """What `to_lists` gave."""
+        return cls(torch.tensor(mean, dtype=torch.float64), torch.tensor(deviation, dtype=torch.float64))
+
+    def to_lists(self) -> tuple[list[float], list[float]]:
+        """Mean and deviation, exactly."""
+        return self.mean.tolist(), self.deviation.tolist()
+
     def __call__(self, rows: Tensor) -> Tensor:
         """From the user's units, float32."""
         return ((rows.double() - self.mean) / self.deviation).float()

@@ -15,6 +15,7 @@ from dljobs.errors import DljobsError, UsageError
 from . import published_weights
 from .build import build_model
 from .data import Data, load_data
+from .data_record import DataRecord
 from .losses import Loss, find_loss
 from .weights import load_weights
 
@@ -32,7 +33,7 @@ class Trained:
 
 
 def load_trained(request: Mapping[str, Any]) -> Trained:
-    """Load data, model and weights.
+    """Load data, as the weights know them, and model and weights.
 
     Args:
         request: {model, model_options, data, data_options, loss, data_dir, state_dict: path, device: "cpu" or "cuda"}
@@ -49,8 +50,10 @@ def load_trained(request: Mapping[str, Any]) -> Trained:
     if device == "cuda" and not torch.cuda.is_available():
         raise DljobsError("no CUDA device can be used here", hint="use the device 'cpu'")
     loss = find_loss(request["loss"])
+    state_dict = Path(request["state_dict"])
     data = load_data(request["data"], request.get("data_options") or {}, Path(request["data_dir"]))
+    data = DataRecord.of_weights(state_dict).apply(data)
     with published_weights.left_out():
         model = build_model(request["model"], request.get("model_options") or {}, data)
-    load_weights(model, Path(request["state_dict"]))
+    load_weights(model, state_dict)
     return Trained(data, model.to(device), loss, device)

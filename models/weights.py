@@ -5,7 +5,10 @@ It owns the strict load. It does not know where the file came from, nor checkpoi
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -26,14 +29,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
         CorruptArtifact: it is not a whole safetensors file.
         DljobsError: its names or shapes are not the model's; the message holds the first of each.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-    except FileNotFoundError as error:
-        raise NotFound(f"no state_dict at {path}") from error
-    except (SafetensorError, OSError) as error:
-        raise CorruptArtifact(f"{path} cannot be read as a safetensors file: {error}") from error
+    with _opened(path) as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     expected: dict[str, Tensor] = model.state_dict()
     for name in [name for name in expected if name not in tensors]:
         twin = metadata.get(name) or _tied_to(name, expected, tensors)
@@ -41,6 +39,23 @@ def load_weights(model: nn.Module, path: Path) -> None:
             tensors[name] = tensors[twin]
     _check_fit(type(model).__name__, expected, tensors)
     model.load_state_dict(tensors, strict=True)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of the file; errors as those of `load_weights`."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise NotFound(f"no state_dict at {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise CorruptArtifact(f"{path} cannot be read as a safetensors file: {error}") from error
 
 
 def _tied_to(name: str, expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:

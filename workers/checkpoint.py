@@ -58,6 +58,7 @@ class Checkpoint:
     plan: Plan
     num_threads: int
     world_size: int
+    data: str = "{}"  # the record of the data, as JSON
 
     @classmethod
     def capture(
@@ -68,6 +69,7 @@ class Checkpoint:
         random_states: list[str],
         spec: JobSpec,
         plan: Plan,
+        data: str = "{}",
     ) -> Checkpoint:
         """Copy the state of a run between two steps."""
         weights, aliases = copy_to_host(model.state_dict())
@@ -91,6 +93,7 @@ class Checkpoint:
             plan=plan,
             num_threads=torch.get_num_threads(),
             world_size=len(random_states),
+            data=data,
         )
 
     def write(self, path: Path) -> None:

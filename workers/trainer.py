@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dljobs.errors import DljobsError, UsageError
+from dljobs.errors import DataError, DljobsError, UsageError
+from dljobs.models.data_record import DataRecord
 
 from .agreement import Agreement
 from .artifacts import ArtifactWriter
@@ -57,6 +58,7 @@ class Trainer:
         self.spec, self.training = request.spec, request.spec.training
         self.workload = load_workload(request, strategy, channel)
         self.model = self.workload.model
+        self.data_record = DataRecord.of(self.workload.data)
         self.wrapped = strategy.wrap(self.model)
         see_outside: Any = getattr(self.model, "see_outside", None)
         if see_outside is not None:  # what only its caller sees: the whole batch of a model that is split
@@ -292,7 +294,7 @@ class Trainer:
         is_last = epoch == self.last_epoch
         if self.artifacts and (is_best or is_last or epoch % self._keep_every == 0):
             event = {"kind": "state_dict", "name": f"epoch-{epoch}", "step": progress.step, "epoch": epoch}
-            save = partial(write_state_dict, *copy_to_host(self.model.state_dict()))
+            save = partial(write_state_dict, *copy_to_host(self.model.state_dict()), data=self.data_record)
             self.artifacts.write(save, {**event, "metrics": values, "best": is_best}, must=is_last)
         return values
 
@@ -340,7 +342,8 @@ class Trainer:
             self.artifacts.write(save, {**event, "answers": self.agreement.answers})
 
     def _capture(self, random_states: list[str]) -> Checkpoint:
-        return Checkpoint.capture(self.model, self.optimizer, self.progress, random_states, self.spec, self.plan)
+        data = self.data_record.to_json()
+        return Checkpoint.capture(self.model, self.optimizer, self.progress, random_states, self.spec, self.plan, data)
 
     def _is_writing_checkpoint(self) -> bool:
         return self.artifacts is not None and self.artifacts.is_writing("checkpoint")
@@ -356,6 +359,10 @@ class Trainer:
         self.strategy.warm_up(self.wrapped, self.workload.data.train.batch(torch.arange(2))[0].to(self.strategy.device))
         saved.restore(self.model, self.optimizer)
         self.differences = saved.differences(self.spec, self.strategy.world_size)
+        if change := DataRecord.from_json(saved.data).change_of(self.workload.data):
+            if not self.request.resumes_other_job:
+                raise DataError(change, "put the file back, or submit the job anew")
+            self.differences.append(change)
         self._take_up(saved)
         rank, world_size = self.strategy.rank, self.strategy.world_size
         if saved.world_size == world_size:

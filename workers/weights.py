@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dljobs.errors import CorruptArtifact, DljobsError
+from dljobs.models import data_record
+from dljobs.models.data_record import DataRecord
 from dljobs.service.tensors import ORDER_KEY
 
 from .folder import save_whole
@@ -53,9 +55,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     save_whole(path, lambda temporary: save_file(dict(tensors), temporary, metadata=dict(metadata)))
 
 
-def write_state_dict(tensors: Mapping[str, Tensor], aliases: Mapping[str, str], path: Path) -> None:
-    """Write what `copy_to_host` returned. Raises StorageFull."""
-    write_tensors(path, tensors, {**aliases, "format": "pt", ORDER_KEY: json.dumps(list(tensors))})
+def write_state_dict(
+    tensors: Mapping[str, Tensor], aliases: Mapping[str, str], path: Path, data: DataRecord | None = None
+) -> None:
+    """Write what `copy_to_host` returned, and the record of the data it was trained on. Raises StorageFull."""
+    metadata = {**aliases, "format": "pt", ORDER_KEY: json.dumps(list(tensors))}
+    write_tensors(path, tensors, metadata if data is None else {**metadata, data_record.KEY: data.to_json()})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

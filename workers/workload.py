@@ -18,7 +18,9 @@ from torch import nn
 from dljobs.models import published_weights
 from dljobs.models.build import build_model
 from dljobs.models.data import Data, load_data
+from dljobs.models.data_record import DataRecord
 from dljobs.models.evaluation import Tally, shard_indices, tally
+from dljobs.models.fit import parity
 from dljobs.models.losses import Loss, find_loss
 from dljobs.models.weights import load_weights
 
@@ -53,6 +55,8 @@ def load_workload(request: RunRequest, strategy: Strategy, channel: EventWriter)
         channel.write("stage", text=f"loading {spec.data}")
     sources = RunFolder(Path(request.folder)).sources
     data = load_data(spec.data_at(sources), spec.data_options, Path(request.data_dir))
+    if spec.kind == "evaluate" and request.state_dict is not None:
+        data = DataRecord.of_weights(Path(request.state_dict)).apply(data)
     seed_all(spec.training.seed)
     model = build_model(spec.model_at(sources), spec.model_options, data, spec.training.init)
     return Workload(data, model.to(strategy.device), find_loss(spec.loss))
@@ -105,7 +109,10 @@ def run_evaluation(request: RunRequest, strategy: Strategy, channel: EventWriter
     if strategy.rank != 0:
         return
     path = Path(request.folder) / "artifacts" / "evaluation.json"
-    write_whole(path, json.dumps({**result, "confusion": over_all.confusion()}, sort_keys=True).encode())
+    data = workload.data
+    is_of_values = data.num_classes is None
+    detail = {"parity": parity(workload.model, data, strategy.device)} if is_of_values else {}
+    write_whole(path, json.dumps({**result, "confusion": over_all.confusion(), **detail}, sort_keys=True).encode())
     metrics = scalars(result)
     channel.write("metrics", step=0, epoch=0, split="test", values=metrics)
     channel.write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from dljobs.errors import DataError, UnknownName, UsageError
 from dljobs.models.catalog import dataset
 from dljobs.models.cells import cell_number
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, Origin, TensorSplit
 from dljobs.models.scaling import Scaling
 
 from .given_path import given_path
@@ -93,10 +94,11 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
         class_names=names,
         task=task,
         from_raw=scaling,
-        to_raw=scaling.inverse,
-        values_from_scaled=values.inverse if values else None,
+        scaling=scaling,
+        value_scaling=values,
         columns=tuple(table.names[column] for column in features) if table.has_names else None,
         target_column=table.names[target_column] if table.has_names else None,
+        origin=Origin(path, table.sha256),
     )
 
 
@@ -125,6 +127,7 @@ class Table:
     names: list[str]
     rows: list[tuple[int, list[str]]]
     has_names: bool  # or they are numbers
+    sha256: str = ""  # of the file
 
     def column(self, word: str) -> int:
         """The column of that name or number.
@@ -231,13 +234,18 @@ def _read(path: Path, header: str, delimiter: str) -> Table:
     names = [cell.strip() for cell in first] if has_names else [str(number + 1) for number in range(len(first))]
     if twice := next((name for name, group in itertools.groupby(sorted(names)) if len(list(group)) > 1), None):
         raise DataError(f"{path}:{rows[0][0]}: two columns are called {twice!r}")
-    table = Table(path, names, rows[1:] if has_names else rows, has_names)
+    table = Table(path, names, rows[1:] if has_names else rows, has_names, _digest(path))
     for line, cells in table.rows:
         if len(cells) != len(names):
             raise DataError(f"{path}:{line}: {len(cells)} cells, where the first line has {len(names)}")
     if not table.rows:
         raise DataError(f"{path} has a header and no rows")
     return table
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_number(cell: str) -> bool:

@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 
 from dljobs.errors import DataError, UnknownName, UsageError
 from dljobs.models.data import Data, load_data
+from dljobs.models.data_record import DataRecord
 from dljobs.models.datasets import imagefolder as images
 from dljobs.models.datasets.images import IMAGE_SUFFIXES
 from dljobs.models.evaluate import evaluate
 from dljobs.models.fit import fit
 from dljobs.models.predict import predict
 from dljobs.service import inputs
+from dljobs.workers.weights import write_state_dict
 
 
 def paint(path: Path, colour: tuple[int, int, int] = (255, 0, 0), size: tuple[int, int] = (8, 6)) -> None:
@@ -273,6 +275,77 @@ def test_tests_from_a_table_of_their_own(tmp_path: Path) -> None:
         load_table(tmp_path, FLOWERS, test=other)
     with pytest.raises(UsageError, match="'split' of csv"):
         load_table(tmp_path, FLOWERS, split=0.0)
+
+
+def recorded(tmp_path: Path, data: Data, tensors: dict[str, torch.Tensor]) -> Path:
+    """The file of a state_dict, as a run that learned from these data leaves it."""
+    path = tmp_path / "recorded.safetensors"
+    write_state_dict(tensors, {}, path, DataRecord.of(data))
+    return path
+
+
+def prices(per_room: int) -> str:
+    return "rooms,price\n" + "\n".join(f"{n},{200_000 + per_room * n}" for n in range(20))
+
+
+def test_a_table_that_was_edited_since_is_scaled_as_in_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_table(tmp_path, prices(300_000), task="regression")
+    request = trained_on(tmp_path, 1.0)
+    tensors = {"weight": torch.tensor([[1.0]]), "bias": torch.tensor([0.0])}
+    request["state_dict"] = str(recorded(tmp_path, data, tensors))
+    ask = {**request, "rows": [[4.0]], "names": ["typed"]}
+    assert predict(ask)["predictions"][0]["values"] == pytest.approx([1_400_000], rel=1e-6)
+    assert "WARNING" not in capsys.readouterr().out
+    load_table(tmp_path, prices(900_000), task="regression")
+    assert predict(ask)["predictions"][0]["values"] == pytest.approx([1_400_000], rel=1e-6)
+    told = capsys.readouterr().out
+    assert "table.csv has changed since the training (sha256 " in told
+    assert "what is a test sample now may have been trained on" in told
+    sample = predict({**request, "test": [0]})["predictions"][0]
+    rooms = (sample["true"][0] - 200_000) / 900_000
+    assert sample["values"] == pytest.approx([200_000 + 300_000 * rooms], rel=1e-5), "the truth is that of the new file"
+    load_table(tmp_path, "area,price\n1,2\n2,3\n3,4\n4,5\n5,9\n6,10\n", task="regression")
+    with pytest.raises(UsageError, match="has learned from the columns rooms, and these data have area"):
+        predict(ask)
+
+
+def test_other_images_are_matched_by_the_names_of_their_classes(tmp_path: Path, pictures: Path) -> None:
+    data = load_images(tmp_path, pictures, image_size=4)
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef net(num_classes=2): return nn.Sequential(nn.Flatten(), nn.Linear(48, num_classes))\n"
+    )
+    # Red is class 1: where the first channel is light.
+    weight = torch.zeros(2, 48)
+    weight[1, :16], weight[0, 32:] = 1, 1
+    request = {
+        "model": f"{tmp_path}/net.py:net", "data": "imagefolder", "loss": "cross_entropy",
+        "data_dir": str(tmp_path / "data"), "data_options": {"path": str(pictures), "image_size": 4},
+        "state_dict": str(recorded(tmp_path, data, {"1.weight": weight, "1.bias": torch.zeros(2)})),
+    }  # fmt: skip
+    assert evaluate(request)["accuracy"] == 1
+    other = tmp_path / "other"
+    for number in range(4):
+        paint(other / "red" / f"{number}.png", (250, 0, 0))
+        paint(other / "aqua" / f"{number}.png", (0, 0, 255))
+    there = {**request, "data_options": {"path": str(other), "image_size": 4, "split": 0.5}}
+    with pytest.raises(UsageError, match="has learned the classes blue, red, and these data have aqua") as error:
+        evaluate(there)
+    assert "matched by their names" in error.value.hint
+    (other / "aqua").rename(other / "red2")
+    learned = DataRecord(class_names=("blue", "green", "red2", "red"))
+    mapped = learned.apply(load_images(tmp_path, other, image_size=4, split=0.5))
+    assert (mapped.num_classes, mapped.names) == (4, ("blue", "green", "red2", "red"))
+    assert sorted(mapped.test.batch(torch.arange(4))[1].tolist()) == [2, 2, 3, 3]
+
+
+def test_the_record_survives_its_text(tmp_path: Path) -> None:
+    record = DataRecord.of(load_table(tmp_path, FLOWERS, ignore="id"))
+    again = DataRecord.from_json(record.to_json())
+    assert again.to_json() == record.to_json()
+    assert (again.class_names, again.columns) == (("aster", "rose"), ("length", "width"))
+    assert DataRecord.from_json("{}") == DataRecord()
 
 
 def test_columns_are_found_by_their_names(tmp_path: Path) -> None:

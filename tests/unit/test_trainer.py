@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -16,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from dljobs.errors import StorageFull, UsageError
+from dljobs.errors import DataError, StorageFull, UsageError
+from dljobs.models.data import Origin
+from dljobs.models.data_record import DataRecord
 from dljobs.models.weights import load_weights
 from dljobs.workers import agreement, artifacts, trainer, weights, workload
 from dljobs.workers.channel import Control, EventWriter, write_control
@@ -510,6 +513,26 @@ def test_a_stop_is_obeyed_between_batches_of_an_evaluation(
     rest = train(tmp_path / "rest", resume=str(cut_short.artifacts / f"{names[-1]}.safetensors"), **changes)
     for key in ("weights_sha256", "accuracy", "best", "step"):
         assert result_of(rest)[key] == result_of(whole)[key], key
+
+
+def test_a_file_of_data_that_changes_under_a_run_is_no_way_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_data()
+
+    def read_from(sha256: str) -> None:
+        read = dataclasses.replace(data, origin=Origin("rows.csv", sha256))
+        monkeypatch.setattr("tests.small_jobs.tiny_data", lambda **_: read)
+
+    read_from("a" * 64)
+    first = train(tmp_path / "first", epochs=1)
+    path = str(first.artifacts / "step-4.safetensors")
+    train(tmp_path / "same", resume=path, epochs=1)
+    read_from("b" * 64)
+    with pytest.raises(DataError, match=r"rows\.csv has changed since the training \(sha256 aaaaaaaaaaaa then, bbb"):
+        train(tmp_path / "rest", resume=path, epochs=1)
+    train(tmp_path / "other", resume=path, resumes_other_job=True, epochs=2)
+    assert DataRecord.of_weights(first.artifacts / "epoch-1.safetensors").origin == Origin("rows.csv", "a" * 64)
 
 
 def test_other_settings_go_on_from_another_jobs_checkpoint(tmp_path: Path) -> None:
