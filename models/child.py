@@ -1,7 +1,8 @@
 """`python -P -m dljobs.models.child REQUEST.json`: the zoo at work for a client that has no torch in its own process.
 
 It owns the protocol: the request is a JSON object with a `task`; the answer is one JSON object on stdout, whatever a
-model or a dataset prints goes to stderr. An error is {"error": {type, message, hint}} and exit status 1. It knows
+model or a dataset prints goes to stderr. An error is {"error": {type, message, hint}} and the exit status that this
+error has on the command line. It knows
 neither queue nor database and holds no credentials: the caller gives it files.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dljobs.errors import DljobsError, UnknownName, UsageError
+from dljobs.errors import DljobsError, ExitCode, UnknownName, UsageError
 
 from .catalog import resolve
 
@@ -31,6 +32,7 @@ TASKS = {
 
 def main(arguments: list[str]) -> int:
     """Read the request, write the answer to stdout, and return the exit status."""
+    status = int(ExitCode.OK)
     with contextlib.redirect_stdout(sys.stderr):
         try:
             answer = _perform(_read_request(arguments))
@@ -38,9 +40,10 @@ def main(arguments: list[str]) -> int:
             if not isinstance(error, DljobsError):
                 traceback.print_exc()
             hint = error.hint if isinstance(error, DljobsError) else ""
+            status = int(error.exit_code if isinstance(error, DljobsError) else ExitCode.ERROR)
             answer = {"error": {"type": type(error).__name__, "message": str(error), "hint": hint}}
     print(json.dumps(_finite(answer), allow_nan=False))
-    return 1 if "error" in answer else 0
+    return status
 
 
 def _perform(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dljobs.errors import DljobsError
+from dljobs.errors import DljobsError, ExitCode, UsageError
 
 from .settings import SECRET_VARIABLES
 from .views import Json
@@ -50,7 +50,8 @@ def ask(task: str, request: dict[str, Any], folder: Path, *, what: str) -> Json:
         what: the task as the subject of a sentence: "the evaluation".
 
     Raises:
-        DljobsError: the task failed; the message is the child's.
+        UsageError: the child was given what cannot be right.
+        DljobsError: the task failed. In both cases the message is the child's.
     """
     path = folder / "request.json"
     path.write_text(json.dumps({"task": task, **request}))
@@ -64,5 +65,8 @@ def ask(task: str, request: dict[str, Any], folder: Path, *, what: str) -> Json:
         raise DljobsError(f"{what} ended with exit code {child.returncode} and no answer") from None
     if "error" in answer:
         error = answer["error"]
-        raise DljobsError(f"{what} failed: {error.get('message') or error.get('type')}", error.get("hint") or "")
+        words, hint = error.get("message") or error.get("type"), error.get("hint") or ""
+        if child.returncode == ExitCode.USAGE:
+            raise UsageError(words, hint)
+        raise DljobsError(f"{what} failed: {words}", hint)
     return answer

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dljobs.errors import NotFound
+from dljobs.errors import NotFound, UsageError
+from dljobs.models.catalog import LOSS_TASKS
 
 from . import jobs
 from .artifacts import ArtifactStore, list_artifacts
@@ -114,6 +115,21 @@ def stored_result(database: Database, job_id: int) -> Json:
         raise NotFound(f"job {job_id} has stored no evaluation", f"`dljobs why {job_id}` says why")
     result: Json = json.loads(b"".join(ArtifactStore(database).chunks(found[-1]["id"])))
     return result
+
+
+def require_classes(database: Database, job_id: int) -> None:
+    """Make sure that a job has learned classes, of which there is a confusion matrix.
+
+    Raises:
+        UsageError: it has learned values.
+    """
+    with database.read() as connection:
+        spec = JobSpec.from_json(jobs.get_job(connection, job_id)["spec_json"])
+    if LOSS_TASKS[spec.loss] != "classification":
+        raise UsageError(
+            f"job {job_id} has learned values, and a confusion matrix is of classes",
+            "leave --confusion out; --plot FILE draws predicted values over true ones",
+        )
 
 
 def _prepare(database: Database, settings: Settings, job_id: int, artifact_id: int, data: str | None) -> jobs.NewJob:

@@ -22,7 +22,7 @@ from .spec import JobSpec
 from .tables import evaluations
 
 # Too large to lie in every listing: it is printed, drawn, or kept as an artifact of the job that evaluated.
-NOT_KEPT = ("confusion",)
+NOT_KEPT = ("confusion", "parity")
 
 
 @dataclass(frozen=True)

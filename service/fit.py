@@ -43,7 +43,7 @@ def load_fit(database: Database, settings: Settings, job_id: int, which: str) ->
     empty: Json = {"points": None, "fit": None, "truth": None, "parity": None}
     view = {"job_id": job_id, "artifact": artifact, "data": spec.data, **empty, **answer}
     title = f"job {job_id}, {artifact['name']}, on {spec.data}"
-    return Fit(view, _parity_panel(answer["parity"], title) if view["parity"] else _curve_panel(view, title))
+    return Fit(view, parity_panel(answer["parity"], title) if view["parity"] else _curve_panel(view, title))
 
 
 def _curve_panel(view: Json, title: str) -> Panel:
@@ -56,7 +56,8 @@ def _curve_panel(view: Json, title: str) -> Panel:
     return Panel(title, "x", "y", series)
 
 
-def _parity_panel(parity: Json, title: str) -> Panel:
+def parity_panel(parity: Json, title: str) -> Panel:
+    """Predicted values over true ones: where all is right, the points lie on the diagonal."""
     true, predicted = _numbers(parity["true"]), _numbers(parity["predicted"])
     ends = [min(true), max(true)]
     series = [Series("test samples", true, predicted, "points", 0), Series("as it should be", ends, ends, "dashed", 2)]

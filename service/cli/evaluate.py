@@ -31,7 +31,13 @@ MAX_PAIRS = 20
 @click.option("--data", metavar="NAME", help="Measure on another dataset.")
 @device_option
 @click.option("--confusion", "with_table", is_flag=True, help="Print the confusion matrix too.")
-@click.option("--plot", "picture", metavar="FILE", type=click.Path(path_type=Path), help="Draw the confusion matrix.")
+@click.option(
+    "--plot",
+    "picture",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Draw the confusion matrix; for values, predicted ones over true ones.",
+)
 @click.option("--queue", is_flag=True, help="As a job on a worker; no torch is needed here.")
 @click.option("-w", "--wait", is_flag=True, help="With --queue: wait, and print the result.")
 @json_option
@@ -63,7 +69,12 @@ def evaluate(
 
         check_target(picture)
     if queue and not wait and (with_table or picture):
-        raise UsageError("a confusion matrix is there only at the end", "add --wait")
+        raise UsageError("a picture or a confusion matrix is there only at the end", "add --wait")
+    if with_table:
+        from dljobs.service.evaluation import require_classes
+
+        with database_of(settings) as database:
+            require_classes(database, *resolve_ids(database, (options["job"],)))
     found = _on_worker(settings, wait=wait, **options) if queue else _here(settings, **options)
     if as_json:
         print_json(found.noun, found.value)
@@ -156,15 +167,20 @@ def _print_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> N
 
 
 def _draw(result: Json, title: str, target: Path) -> None:
-    from dljobs.service.confusion_plot import draw_confusion
+    if result.get("parity"):
+        from dljobs.service.fit import parity_panel
+        from dljobs.service.plots import draw_panels
 
-    draw_confusion(_confusion_of(result), list(result["per_class"]), title, target)
+        draw_panels([parity_panel(result["parity"], title)], target)
+    else:
+        from dljobs.service.confusion_plot import draw_confusion
+
+        draw_confusion(_confusion_of(result), list(result["per_class"]), title, target)
     say(f"drew {target}")
 
 
 def _confusion_of(result: Mapping[str, Any]) -> Sequence[Sequence[int]]:
     matrix: Sequence[Sequence[int]] | None = result.get("confusion")
     if matrix is None:
-        what = "of so many classes" if result.get("per_class") else "where the data are not classes"
-        raise UsageError(f"there is no confusion matrix {what}", "leave out --confusion and --plot")
+        raise UsageError("there is no confusion matrix of so many classes", "leave out --confusion and --plot")
     return matrix

@@ -101,13 +101,13 @@ def test_predict_on_test_samples_and_on_images(dljobs: CommandLine, lenet: int, 
     Image.new("RGB", (40, 50), (20, 20, 20)).save(image)
     (one,) = dljobs.json("predict", lenet, tmp_path / "3", "--checkpoint", "last")["predictions"]["predictions"]
     assert (one["input"], one["true"]) == (str(image), "3")
-    for arguments, words in (
-        ((0.5,), "a row has 1 numbers, and samples of shape 1×32×32 need 1024"),
-        (("--test", "300-400"), "there is no test sample 359: they go from 0 to 358"),
-        ((tmp_path / "none.png",), "there is no file"),
+    for arguments, status, words in (
+        ((0.5,), 2, "a row has 1 numbers, and samples of shape 1×32×32 need 1024"),
+        (("--test", "300-400"), 2, "there is no test sample 359: they go from 0 to 358"),
+        ((tmp_path / "none.png",), 102, "there is no file"),
     ):
         refused = dljobs("predict", lenet, *arguments)
-        assert refused.returncode in (1, 2, 102)
+        assert refused.returncode == status
         assert words in refused.stderr
         assert "Traceback" not in refused.stderr
 
@@ -133,7 +133,7 @@ def test_plot_over_everything_and_in_the_terminal(dljobs: CommandLine, lenet: in
     dljobs.ok("plot", lenet, "--grid", "-o", tmp_path / "grid.svg")
     check_picture(tmp_path / "grid.svg")
     refused = dljobs("plot", lenet, "--fit", "-o", tmp_path / "fit.png")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "the data are classes" in refused.stderr
     curves = dljobs.json("plot", lenet)["curves"]
     assert all(len(curve["times"]) == len(curve["points"]) for curve in curves)

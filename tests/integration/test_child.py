@@ -122,7 +122,7 @@ def test_errors_have_type_and_message(
     error_type: str,
     message: str,
 ) -> None:
-    assert main([str(write_request(folder, **changes))]) == 1
+    assert main([str(write_request(folder, **changes))]) == (102 if error_type == "NotFound" else 2)
     error = json.loads(capsys.readouterr().out)["error"]
     assert (error["type"], error["message"]) == (error_type, message)
 
@@ -141,7 +141,7 @@ def test_requests_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixt
         ([str(tmp_path / "list.json")], "the request must be a JSON object"),
         ([], "usage: python -P -m dljobs.models.child REQUEST.json"),
     ):
-        assert main(arguments) == 1
+        assert main(arguments) == 2
         assert message in json.loads(capsys.readouterr().out)["error"]["message"]
 
 

@@ -136,8 +136,9 @@ def test_a_fit_and_a_grid_are_of_one_job(dljobs, trained, monkeypatch, tmp_path)
 class Child:
     """Stands in for the process that loads torch: notes the request, gives a prepared answer."""
 
-    def __init__(self, answer: dict[str, Any] | str) -> None:
+    def __init__(self, answer: dict[str, Any] | str, status: int = 1) -> None:
         self.answer = answer
+        self.status = status  # of an error
         self.request: dict[str, Any] = {}
         self.environment: dict[str, str] = {}
 
@@ -147,11 +148,11 @@ class Child:
         self.environment = env
         self.weights = Path(self.request["state_dict"]).read_bytes()
         text = self.answer if isinstance(self.answer, str) else json.dumps(self.answer)
-        return subprocess.CompletedProcess(command, 1 if "error" in text else 0, text)
+        return subprocess.CompletedProcess(command, self.status if "error" in text else 0, text)
 
 
-def child_that_says(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | str) -> Child:
-    child = Child(answer)
+def child_that_says(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | str, status: int = 1) -> Child:
+    child = Child(answer, status)
     monkeypatch.setattr(child_process.subprocess, "run", child)
     monkeypatch.setattr(child_process.importlib.util, "find_spec", lambda _name: object())
     return child
@@ -186,8 +187,31 @@ def test_eval_hands_on_the_childs_error(dljobs, trained, monkeypatch):
     done = dljobs("eval", 1)
     assert done.code == 1
     assert done.err == "dljobs: the evaluation failed: no mnist\nhint: put it there\n"
+    wrong = {"error": {"type": "UnknownName", "message": "unknown dataset 'x'", "hint": ""}}
+    for arguments in (("eval", 1), ("predict", 1, "0.5")):
+        child_that_says(monkeypatch, wrong, status=2)
+        done = dljobs(*arguments)
+        assert (done.code, done.err) == (2, "dljobs: unknown dataset 'x'\n"), "what a user gave, not a failure of ours"
     child_that_says(monkeypatch, "Segmentation error")
     assert "ended with exit code 1 and no answer" in dljobs("eval", 1).err
+
+
+def test_eval_of_values_draws_them_over_the_true_ones(dljobs, world, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    world.worker()
+    world.job("poly")
+    key = world.start()
+    world.store(key, 1, content=b"weights")
+    world.succeed(key, mse=0.5)
+    answer = {"loss": 0.5, "num_samples": 2, "mse": 0.5, "parity": {"true": [1.0, 2.0], "predicted": [1.5, None]}}
+    child = child_that_says(monkeypatch, answer)
+    done = dljobs("eval", 1, "--plot", tmp_path / "values.svg")
+    assert (done.code, "as it should be" in (tmp_path / "values.svg").read_text()) == (0, True)
+    assert "parity" not in json.dumps(dljobs("show", 1, "--json").json)
+    child.request = {}
+    done = dljobs("eval", 1, "--confusion")
+    assert (done.code, child.request) == (2, {}), "said before anything is computed"
+    assert "job 1 has learned values, and a confusion matrix is of classes" in done.err
 
 
 def test_eval_without_torch_names_both_ways_out(dljobs, trained, monkeypatch):
