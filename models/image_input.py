@@ -15,13 +15,16 @@ from .data import Data
 from .datasets.images import read_image
 
 NUM_LOOKED_AT = 256  # training samples
+CLEAR = 0.5  # a border's mean on the scale from -1, dark, to 1
+MOST = 0.9  # so many of the data's images must have the same kind of border, if that is to tell anything
 
 
-def read_images(paths: Sequence[Path], data: Data) -> tuple[Tensor, str]:
+def read_images(paths: Sequence[Path], data: Data, *, invert: bool = False) -> tuple[Tensor, str]:
     """Image files as samples [n, c, h, w] such as the data has, and what was done to them, in words.
 
     Each is turned upright, made grey or coloured as the model wants, and resized; what is transparent becomes white.
-    Then it goes the way of the data's own images.
+    With `invert` light becomes dark. Then it goes the way of the data's own images. Grey ones whose border is light
+    where that of the data is dark, or the other way round, are told of.
 
     Raises:
         UsageError: such samples are no images, or nothing tells which numbers they are made of.
@@ -33,10 +36,39 @@ def read_images(paths: Sequence[Path], data: Data) -> tuple[Tensor, str]:
     pixels = torch.stack([read_image(path, shape) for path in paths])
     colours = "grey" if shape[0] == 1 else "coloured"
     resized = f"made {colours} and resized to {shape[1]}×{shape[2]}"
+    if invert:
+        pixels, resized = 255 - pixels, f"{resized}, light and dark exchanged"
     if data.from_raw is not None:
-        return data.from_raw(pixels), f"{resized}, then prepared as the data's own images"
-    low, high = _range_of(data)
-    return pixels.float() / 255 * (high - low) + low, f"{resized}, then scaled from {low} to {high} like the data's own"
+        x, how = data.from_raw(pixels), "prepared as the data's own images"
+    else:
+        low, high = _range_of(data)
+        x, how = pixels.float() / 255 * (high - low) + low, f"scaled from {low} to {high} like the data's own"
+    if shape[0] == 1:
+        _tell_inverted(paths, x, data, invert=invert)
+    return x, f"{resized}, then {how}"
+
+
+def _tell_inverted(paths: Sequence[Path], x: Tensor, data: Data, *, invert: bool) -> None:
+    """Say which images have a border as light as the data's is dark, or the other way round."""
+    known, _ = data.train.batch(torch.arange(min(len(data.train), NUM_LOOKED_AT)))
+    low, high = (float(bound) for bound in known.aminmax())
+    # From -1, as dark as can be, to 1.
+    own, given = ((_borders(images) - low) / max(high - low, 1e-12) * 2 - 1 for images in (known, x))
+    if (own * own.mean().sign() > CLEAR).double().mean() < MOST:
+        return
+    is_wrong = given * own.mean().sign() < -CLEAR
+    wrong = [path for path, wrong in zip(paths, is_wrong.tolist(), strict=True) if wrong]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        light, dark = ("light", "dark") if own.mean() < 0 else ("dark", "light")
+        cure = "leave --invert out" if invert else "--invert exchanges light and dark"
+        print(f"WARNING: {wrong[0]}{more} has a {light} border, and the data's images have a {dark} one: {cure}")
+
+
+def _borders(images: Tensor) -> Tensor:
+    """The mean of the outermost pixels of each image [n, c, h, w], float32 [n]."""
+    edges = (images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1])
+    return torch.cat([edge.flatten(1) for edge in edges], dim=1).mean(1)
 
 
 def _range_of(data: Data) -> tuple[int, int]:

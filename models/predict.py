@@ -41,7 +41,8 @@ def predict(request: Mapping[str, Any]) -> dict[str, Any]:
         request: as `load_trained` takes it, with one of `images` (paths), `rows` (lists of numbers or, where columns
             have names, objects from these to text; with the rows' own `names`)
             and `test` (indices of test samples, null for all; `limit`: only the first ones); `top`: how many classes to
-            name; `pixels`: where to put the samples as uint8 [n, h, w, c] under that name in a safetensors file.
+            name; `invert`: exchange light and dark in the images; `pixels`: where to put the samples as uint8
+            [n, h, w, c] under that name in a safetensors file.
 
     Returns:
         `predictions`, one for each sample: {input, true, class, probability, top: [{class, probability}, …]} for
@@ -67,7 +68,7 @@ def _samples(request: Mapping[str, Any], data: Data) -> Samples:
         known = set(data.names)
         # Images lie in folders that bear the name of their class, as everywhere.
         truths = [path.parent.name if path.parent.name in known else None for path in paths]
-        x, preparation = read_images(paths, data)
+        x, preparation = read_images(paths, data, invert=bool(request.get("invert")))
         return Samples(x, request["images"], truths, preparation)
     if "rows" in request:
         rows, names = request["rows"], request["names"]

@@ -32,6 +32,7 @@ class Question:
     limit: int | None = None  # of the test samples only so many
     checkpoint: str = "best"  # best, last or an epoch
     device: str = "cpu"
+    invert: bool = False  # exchange light and dark in images
     with_pixels: bool = False  # give the samples as images too
 
 
@@ -58,6 +59,7 @@ def predict(
         request |= {
             **wanted,
             "top": question.top,
+            "invert": question.invert,
             "limit": question.limit,
             "pixels": str(pixels) if question.with_pixels else None,
         }

@@ -26,6 +26,7 @@ MAX_VALUES = 8  # of an output in the table; JSON has all
 @click.option(
     "--top", metavar="K", type=click.IntRange(1), default=1, show_default=True, help="Name the K likeliest classes."
 )
+@click.option("--invert", is_flag=True, help="Exchange light and dark in the images: dark digits on white paper.")
 @click.option("--grid", "picture", metavar="FILE", type=click.Path(path_type=Path), help="Draw the samples.")
 @checkpoint_option
 @device_option
@@ -42,6 +43,7 @@ def predict(settings: Settings, /, *, job: str, picture: Path | None, as_json: b
     Examples:
       dljobs predict @ --test 0-15 --grid samples.png
       dljobs predict 12 cat.jpg photos --top 3
+      dljobs predict 12 scans --invert
       dljobs predict 12 rows.csv --json
       dljobs predict 12 -- -0.5 0.25
     """

@@ -119,6 +119,30 @@ def test_images_go_the_way_of_the_datasets_own(name: str, tmp_path: Path) -> Non
     assert float((again - sample).abs().mean()) < 0.1
 
 
+def test_images_that_look_inverted_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dark digit on white paper is none of the light ones on black that were learned: it would be any class."""
+    data = load_data("digits", {}, tmp_path)
+    on_black = Image.new("L", (32, 32), 10)
+    on_black.paste(240, (12, 6, 20, 26))
+    on_black.save(tmp_path / "black.png")
+    on_white = on_black.point([255 - level for level in range(256)])
+    on_white.save(tmp_path / "white.png")
+    paths = [tmp_path / "black.png", tmp_path / "white.png"]
+    seen, _ = read_images(paths, data)
+    assert capsys.readouterr().out == (
+        f"WARNING: {paths[1]} has a light border, and the data's images have a dark one: "
+        "--invert exchanges light and dark\n"
+    )
+    inverted, words = read_images(paths[1:], data, invert=True)
+    assert torch.allclose(inverted, seen[:1], atol=0.02)
+    assert words.startswith("made grey and resized to 8×8, light and dark exchanged, then")
+    assert capsys.readouterr().out == ""
+    read_images(paths[:1], data, invert=True)
+    assert "has a light border, and the data's images have a dark one: leave --invert out" in capsys.readouterr().out
+    read_images(paths, in_range((1, 8, 8), -1, 1))  # of one's own, some dark and some light: nothing can be said
+    assert capsys.readouterr().out == ""
+
+
 def test_garments_and_mnist_are_padded_as_they_were_learned(tmp_path: Path) -> None:
     """28×28 and a border of 2, not stretched to 32×32."""
     Image.new("L", (56, 56), 255).save(tmp_path / "white.png")
