@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 from sqlalchemy import Connection, Select, delete, literal_column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from dljobs.errors import DljobsError
@@ -56,8 +55,11 @@ def _whole(digests: Collection[str]) -> Select[tuple[str]]:
 
 
 def _insert(connection: Connection, digest: str, data: bytes) -> None:
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    new = make(blobs).values(digest=digest, size_bytes=len(data), stored_at=now(), data=data)
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # it is made and used alike
+    new = insert(blobs).values(digest=digest, size_bytes=len(data), stored_at=now(), data=data)
     # Another writer may have stored it since we looked, and a reader may have found it damaged: then this mends it.
     mend = new.on_conflict_do_update(
         index_elements=[blobs.c.digest],

@@ -210,6 +210,11 @@ def has_queued(connection: Connection) -> bool:
     return connection.execute(select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).limit(1)).first() is not None
 
 
+def has_waiting(connection: Connection) -> bool:
+    """Whether any job waits, held or not."""
+    return connection.execute(select(jobs.c.id).where(jobs.c.state.in_(WAITING_JOBS)).limit(1)).first() is not None
+
+
 def count_queued(connection: Connection, *, user: str | None = None, tag: str | None = None) -> int:
     """How many jobs of a user, or with a tag, wait."""
     waiting = select(jobs.c.user, jobs.c.tags_json).where(jobs.c.state.in_(WAITING_JOBS))

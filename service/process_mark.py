@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 _POLL_S = 0.02
 
 
@@ -89,6 +87,8 @@ class ProcessMark:
 
 def _born(pid: int) -> str:
     if sys.platform != "linux":
+        import psutil  # only where it is needed: a client that asks about no process does not wait for it
+
         try:
             process = psutil.Process(pid)
             return "" if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())

@@ -1,6 +1,7 @@
 """Reports: what the reading commands tell, gathered in one transaction each and shaped by `views.py`.
 
-It owns which rows make up an answer; each query stands with its noun. Nothing here writes.
+It owns which rows make up an answer; each query stands with its noun. Nothing here writes. What only some answers need
+(the scheduler, sets, artifacts) is imported by them: importing all of it would take a third of a `dljobs status`.
 """
 
 from __future__ import annotations
@@ -8,40 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from dljobs.errors import NotFound
 
-from . import (
-    artifacts,
-    continuation,
-    evaluations,
-    events,
-    garbage,
-    jobs,
-    leases,
-    logs,
-    nodes,
-    quarantine,
-    registration,
-    runs,
-    verifications,
-    views,
-)
+from . import events, jobs, leases, logs, nodes, quarantine, registration, runs, views
 from .clock import read_now
 from .database import Database, open_database
-from .dispatch import Planned, make_plan
 from .parts import list_parts, nodes_by_rank
 from .schema import HEAD, current_revision
-from .set_reports import first_waiting, sets_in
 from .settings import Settings
-from .source_files import describe_sources
-from .spec import JobSpec
 from .states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, WorkerState
 from .tables import jobs as job_table
+from .tables import sets as set_table
 from .views import Json
+
+if TYPE_CHECKING:
+    from .dispatch import Planned
 
 EVERYTHING = 2**31 - 1
 
@@ -60,13 +46,12 @@ def status(database: Database, *, lease_s: float, limit: int | None, expand: boo
         active = jobs.list_active(connection, which)
         ended = jobs.list_ended(connection, most, which)
         live = {row["job_id"]: row for row in runs.list_live(connection)}
-        planned = make_plan(connection, lease_s=lease_s)
+        planned = _plan(connection, lease_s) if jobs.has_waiting(connection) else None
         offered = workers_in(connection, lease_s=lease_s)
-        first = first_waiting(planned.plan.order)
-        reasons = {set_id: planned.reasons(job_id) for set_id, job_id in first.items()}
-        sets = sets_in(connection, most, reasons)
+        sets = _sets(connection, most, planned)
+    order = planned.plan.order if planned else []
     placed = [job for job in active if job["state"] in PLACED_JOBS]
-    turns = {job.id: turn for turn, job in enumerate(planned.plan.order)}
+    turns = {job.id: turn for turn, job in enumerate(order)}
     waiting = sorted((job for job in active if job["state"] in WAITING_JOBS), key=lambda job: turns[job["id"]])
     shown = [*placed, *waiting[:most], *ended]
     return {
@@ -75,10 +60,25 @@ def status(database: Database, *, lease_s: float, limit: int | None, expand: boo
             for job in shown
         ],
         "sets": sets,
-        "num_waiting": len(planned.plan.order),
+        "num_waiting": len(order),
         "num_not_shown": max(len(waiting) - most, 0),
         **_capacity(offered),
     }
+
+
+def _plan(connection: Connection, lease_s: float) -> Planned:
+    from .dispatch import make_plan
+
+    return make_plan(connection, lease_s=lease_s)
+
+
+def _sets(connection: Connection, most: int, planned: Planned | None) -> list[Json]:
+    if connection.execute(select(set_table.c.id).limit(1)).first() is None:
+        return []
+    from .set_reports import first_waiting, sets_in
+
+    first = first_waiting(planned.plan.order) if planned else {}
+    return sets_in(connection, most, {set_id: planned.reasons(job_id) for set_id, job_id in first.items() if planned})
 
 
 def _capacity(workers: Sequence[Json]) -> Json:
@@ -112,9 +112,8 @@ def list_jobs(database: Database, job_ids: Sequence[int], *, lease_s: float) -> 
             row = jobs.get_job(connection, job_id)
             run = None if row["state"] in ENDED_JOBS else runs.latest_run(connection, job_id)
             if row["state"] in WAITING_JOBS and planned is None:
-                planned = make_plan(connection, lease_s=lease_s)
-            prospect = None if planned is None else prospect_of(planned, row)
-            found.append(views.job_view(row, moment=moment, run=run, prospect=prospect))
+                planned = _plan(connection, lease_s)
+            found.append(views.job_view(row, moment=moment, run=run, prospect=prospect_of(planned, row)))
     return found
 
 
@@ -124,13 +123,13 @@ def job_in(connection: Connection, job_id: int, *, lease_s: float) -> Json:
     run = None if row["state"] in ENDED_JOBS else runs.latest_run(connection, job_id)
     prospect = None
     if row["state"] in WAITING_JOBS:
-        prospect = prospect_of(make_plan(connection, lease_s=lease_s), row)
+        prospect = prospect_of(_plan(connection, lease_s), row)
     return views.job_view(row, moment=read_now(connection), run=run, prospect=prospect)
 
 
-def prospect_of(planned: Planned, job: Mapping[Any, Any]) -> views.Prospect | None:
+def prospect_of(planned: Planned | None, job: Mapping[Any, Any]) -> views.Prospect | None:
     """Why a job waits and for how long; None for one that does not wait."""
-    if job["state"] not in WAITING_JOBS:
+    if planned is None or job["state"] not in WAITING_JOBS:
         return None
     job_id = job["id"]
     return views.Prospect(planned.reasons(job_id), planned.place(job_id), planned.expected_start_at(job_id))
@@ -138,6 +137,10 @@ def prospect_of(planned: Planned, job: Mapping[Any, Any]) -> views.Prospect | No
 
 def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
     """A job with its spec and the files it brought, its runs and their placement, its artifacts, their evaluations."""
+    from . import artifacts, continuation, evaluations, verifications
+    from .source_files import describe_sources
+    from .spec import JobSpec
+
     with database.read() as connection:
         job = jobs.get_job(connection, job_id)
         spec = json.loads(job["spec_json"])
@@ -173,6 +176,8 @@ def _origin(connection: Connection, artifact_id: int | None) -> Json | None:
     """Where the weights that an evaluation loads came from; null for training, or if they are gone."""
     if artifact_id is None:
         return None
+    from . import artifacts
+
     try:
         artifact = artifacts.get_artifact(connection, artifact_id)
     except NotFound:
@@ -233,6 +238,8 @@ def list_nodes(database: Database, *, lease_s: float) -> list[Json]:
 
 def list_artifacts(database: Database, job_id: int, *, kind: str | None = None) -> list[Json]:
     """The complete artifacts of a job, oldest first."""
+    from . import artifacts
+
     with database.read() as connection:
         return [views.artifact_view(row) for row in artifacts.list_artifacts(connection, job_id, kind=kind)]
 
@@ -242,6 +249,8 @@ def collect_garbage(database: Database, *, dry_run: bool) -> Json:
 
     Of jobs that are over, whatever their retention does not keep is of no use, either.
     """
+    from . import garbage
+
     with database.read() as connection:
         unkept = garbage.list_unkept(connection)
         found = garbage.find_garbage(connection, unkept)
@@ -261,6 +270,8 @@ def collect_garbage(database: Database, *, dry_run: bool) -> Json:
 
 def list_verifications(database: Database, job_id: int) -> list[Json]:
     """The replays of a job's training, oldest first."""
+    from . import verifications
+
     with database.read() as connection:
         return [views.verification_view(row) for row in verifications.list_verifications(connection, job_id)]
 

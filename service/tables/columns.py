@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, Dialect, Integer, MetaData, Text
+from sqlalchemy import CheckConstraint, Connection, Dialect, Integer, MetaData, Text, event
 from sqlalchemy.types import BigInteger, TypeDecorator
 
 metadata = MetaData(
@@ -36,3 +36,15 @@ def one_of(column: str, values: Iterable[StrEnum], *, nullable: bool = False) ->
     listed = ", ".join(f"'{value}'" for value in values)
     null = f"{column} IS NULL OR " if nullable else ""
     return CheckConstraint(f"{null}{column} IN ({listed})", name=column)
+
+
+@event.listens_for(metadata, "before_create")
+def _name_conditions(_target: MetaData, connection: Connection, **_others: object) -> None:
+    """Tell the dialect in use what its partial indexes are limited to: the `where` of their `info`.
+
+    `Index(postgresql_where=…)` would load the dialect of Postgres into every client of SQLite.
+    """
+    for table in metadata.tables.values():
+        for index in table.indexes:
+            if "where" in index.info:
+                index.dialect_kwargs[f"{connection.dialect.name}_where"] = index.info["where"]

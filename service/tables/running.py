@@ -62,7 +62,7 @@ runs = Table(
     sqlite_autoincrement=True,
 )
 _LIVE = text("state IN ({})".format(", ".join(f"'{state}'" for state in LIVE_RUNS)))
-Index("uq_runs_live", runs.c.job_id, unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE)
+Index("uq_runs_live", runs.c.job_id, unique=True, info={"where": _LIVE})
 
 # What each worker of a run does for it; the head's has node rank 0 (`parts.py`).
 run_parts = Table(
@@ -100,6 +100,6 @@ leases = Table(
     sqlite_autoincrement=True,
 )
 _HELD = text("released_at IS NULL")
-Index("ix_leases_live", leases.c.device_id, sqlite_where=_HELD, postgresql_where=_HELD)
+Index("ix_leases_live", leases.c.device_id, info={"where": _HELD})
 _WHOLE = text("released_at IS NULL AND percent = 100")
-Index("uq_leases_whole", leases.c.device_id, unique=True, sqlite_where=_WHOLE, postgresql_where=_WHOLE)
+Index("uq_leases_whole", leases.c.device_id, unique=True, info={"where": _WHOLE})
