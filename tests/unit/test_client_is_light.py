@@ -13,14 +13,25 @@ import pytest
 from tests.databases import settings_for
 
 HEAVY = {"torch", "torchvision", "numpy", "matplotlib", "alembic", "sklearn", "safetensors", "scipy", "PIL"}
-BROKER = {"celery", "kombu", "redis"}
+CELERY = {"celery", "kombu"}
+BROKER = CELERY | {"redis"}
 TERMINAL = {"rich"}
 DATABASE = {"sqlalchemy"}
+# What a client on SQLite that looks at finished jobs has no use for, in the order of what importing it costs.
+UNUSED = {
+    "sqlalchemy.dialects.postgresql",
+    "dljobs.service.scheduling.planning",
+    "dljobs.service.sets",
+    "psutil",
+    "dljobs.service.artifacts",
+    "dljobs.service.blobs",
+    "dljobs.service.garbage",
+}
 SCRIPT = """
 import sys
 from dljobs.service.cli import run
 code = run(sys.argv[1:])
-print(code, *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+print(code, *sorted(sys.modules), file=sys.stderr)
 """
 
 
@@ -33,7 +44,7 @@ def environment(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def loaded_by(arguments: str, environment: dict[str, str]) -> tuple[int, set[str]]:
-    """The exit code of a command, and the top-level modules that it loaded."""
+    """The exit code of a command, and the modules that it loaded."""
     command = [sys.executable, "-c", SCRIPT, *arguments.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     code, *modules = done.stderr.splitlines()[-1].split()
@@ -50,14 +61,14 @@ def loaded_by(arguments: str, environment: dict[str, str]) -> tuple[int, set[str
         ("models", 0, HEAVY | BROKER | TERMINAL),
         ("completion bash", 0, HEAVY | BROKER | TERMINAL | DATABASE),
         ("submit lenet --dry-run", 0, HEAVY | BROKER | TERMINAL),
-        ("submit lenet --gpus 2", 0, HEAVY | TERMINAL),
+        ("status", 0, HEAVY | BROKER | TERMINAL | UNUSED),  # as long as no job waits
+        ("submit lenet --gpus 2", 0, HEAVY | CELERY | TERMINAL),
         ("submit lenet --hold", 0, HEAVY | BROKER | TERMINAL),
-        ("cancel 1", 0, HEAVY | TERMINAL),
-        ("status", 0, HEAVY | BROKER | TERMINAL),
+        ("cancel 1", 0, HEAVY | CELERY | TERMINAL),
+        ("logs 1", 0, HEAVY | BROKER | TERMINAL),
         ("status --json", 0, HEAVY | BROKER | TERMINAL),
         ("show 1", 0, HEAVY | BROKER | TERMINAL),
         ("why 1", 0, HEAVY | BROKER | TERMINAL),
-        ("logs 1", 0, HEAVY | BROKER | TERMINAL),
         ("wait 1", 103, HEAVY | BROKER | TERMINAL),
         ("events", 0, HEAVY | BROKER | TERMINAL),
         ("workers", 0, HEAVY | BROKER | TERMINAL),
