@@ -14,7 +14,7 @@ from dljobs.service.doorbell import EXECUTE_TASK, make_message
 def test_celery_reads_the_call_from_it() -> None:
     envelope = json.loads(make_message(EXECUTE_TASK, [7, "token"], "dljobs.worker.w1"))
     with Connection("memory://") as connection:
-        message = Message(envelope, channel=connection.default_channel, accept=["json"])
+        message = Message(envelope, channel=connection.default_channel, accept=["application/json"])
     arguments, keywords, _embedded = message.payload
     assert (arguments, keywords) == ([7, "token"], {})
     assert message.delivery_info == {"exchange": "", "routing_key": "dljobs.worker.w1"}
