@@ -128,7 +128,7 @@ def num_ranks_of_torchrun(pid: int) -> int:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no_such"], "there is no benchmark 'no_such'; there are cli_start"),
+        (["no_such"], "there is no benchmark 'no_such'; there are "),
         (["--smoke", "--write-results"], "cannot go with --write-results"),
         (["--repeat", "0"], "--repeat"),
         (["--json", "/no/such/folder/file.json"], "there is no folder /no/such/folder"),
