@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from dljobs.service.cli import run
 from dljobs.service.database import Database, open_database
@@ -61,6 +62,18 @@ def world(settings: Settings) -> Iterator[World]:
     database: Database = open_database(settings)
     yield World(database, settings)
     database.close()
+
+
+@pytest.fixture
+def stopped_clock() -> Iterator[None]:
+    """The database's clock stands still, so that whatever is measured by it is exact; ask for it before `world`."""
+
+    def stop(connection: Any, _record: Any) -> None:
+        connection.create_function("julianday", 1, lambda _text: 2440587.5 + 20_000.0)
+
+    event.listen(Engine, "connect", stop)
+    yield
+    event.remove(Engine, "connect", stop)
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_status_shows_what_runs_then_what_waits_then_what_ended(dljobs, world: W
     assert done.lines[-1] == "4 of 6 devices free · 2 workers"
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_status_says_what_is_stale(dljobs, world: World):
     world.worker("here", 2)
     world.silence(world.worker("gone", 2), 300)
@@ -124,6 +125,7 @@ def test_show_tells_where_an_evaluation_has_its_weights_from(dljobs, world: Worl
     assert "epoch-3 of job 1, run 1, epoch 3" in dljobs("show", 2).out
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_why_in_every_state(dljobs, world: World):
     world.job(num_devices=2)
     assert "no worker takes work now" in dljobs("why", 1).out
