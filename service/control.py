@@ -59,7 +59,7 @@ def update(database: Database, doorbell: Doorbell, job_id: int, changes: Mapping
     """Change a job that waits; False if Redis does not answer.
 
     Args:
-        changes: new values of priority, size, num_nodes, may_spread, time_limit_s, name.
+        changes: new values of priority, size, num_nodes, may_spread, is_preemptible, time_limit_s, name.
 
     Raises:
         DljobsError: the job does not wait, or a value cannot be right.

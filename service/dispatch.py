@@ -62,7 +62,7 @@ class Planned:
 
     @cached_property
     def _starts(self) -> dict[int, float]:
-        starts = expected_starts(self.plan, self._explainer.contenders)
+        starts = expected_starts(self.plan, self._explainer.starters)
         return {**starts, **{placed.job_id: self.plan.snapshot.now for placed in self.plan.placed}}
 
 

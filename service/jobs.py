@@ -223,8 +223,9 @@ def count_queued(connection: Connection, *, user: str | None = None, tag: str | 
 
 
 def list_waiting(connection: Connection) -> list[RowMapping]:
-    """Jobs in the queue, held ones too."""
-    return list(connection.execute(select(jobs).where(jobs.c.state.in_(WAITING_JOBS))).mappings())
+    """Jobs in the queue, held ones too: whose they are."""
+    columns = (jobs.c.id, jobs.c.state, jobs.c.user, jobs.c.tags_json)
+    return list(connection.execute(select(*columns).where(jobs.c.state.in_(WAITING_JOBS))).mappings())
 
 
 def move_job(

@@ -1,40 +1,88 @@
-"""Quotas as rows: what each user and tag that waits has had of its own, summed by the database from the runs."""
+"""Quotas as rows: what each user and tag has had of its own, summed by the database from the runs."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, or_, select
 
 from .scheduling.limits import limit_of
-from .scheduling.quotas import Interval, OverQuota, Quota
+from .scheduling.quotas import Interval, OverQuota, Quota, frees_at
 from .scheduling.rows import Policy
 from .tables import jobs, runs
 
 Whose = tuple[str, str]  # "user" or "tag", and the name
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a user or a tag stands with its quota; `over` once it is used up."""
+
+    whose: Whose
+    quota: Quota
+    used_s: float
+    over: OverQuota | None = None
+
+    def frees_at(self, now: float) -> float | None:
+        """From when on the next of its jobs may start, if what runs goes on; None: it may now, or nobody knows."""
+        return None if self.over is None else frees_at(self.over.intervals, now, self.quota)
+
+
 def list_used_up(
     connection: Connection, policy: Policy, waiting: Iterable[Mapping[Any, Any]], now: float
 ) -> dict[Whose, OverQuota]:
     """The quotas that are used up, of those whose jobs wait."""
-    if not any(limit.quota for limits in (policy.user_limits, policy.tag_limits) for limit in limits.values()):
+    if not _has_quotas(policy):
         return {}
+    names = {whose for row in waiting for whose in _whose(row["user"], json.loads(row["tags_json"]))}
+    standings = _standings(connection, policy, names, now)
+    return {each.whose: each.over for each in standings if each.over is not None}
+
+
+def list_standings(
+    connection: Connection, policy: Policy, waiting: Iterable[Mapping[Any, Any]], now: float
+) -> list[Standing]:
+    """How all stand that have a quota: who is named in the policy, whose jobs wait, and who had something of theirs."""
+    if not _has_quotas(policy):
+        return []
+    named = [("user", policy.user_limits), ("tag", policy.tag_limits)]
+    names = {(kind, name) for kind, limits in named for name in limits if name != "*"}
+    names |= {whose for row in waiting for whose in _whose(row["user"], json.loads(row["tags_json"]))}
+    quotas = [limit.quota for _kind, limits in named for limit in limits.values() if limit.quota is not None]
+    longest_s = max(quota.period_s for quota in quotas)
+    names |= {whose for user, tags, _ in _used_by_kind(connection, now, longest_s) for whose in _whose(user, tags)}
+    return sorted(_standings(connection, policy, names, now), key=lambda each: (each.whose[0] != "user", each.whose))
+
+
+def _has_quotas(policy: Policy) -> bool:
+    return any(limit.quota for limits in (policy.user_limits, policy.tag_limits) for limit in limits.values())
+
+
+def _whose(user: str, tags: Iterable[str]) -> list[Whose]:
+    return [("user", user), *(("tag", tag) for tag in tags)]
+
+
+def _standings(connection: Connection, policy: Policy, names: Iterable[Whose], now: float) -> list[Standing]:
     quotas: dict[Whose, Quota] = {}
-    for row in waiting:
-        tags = [("tag", tag, policy.tag_limits) for tag in json.loads(row["tags_json"])]
-        for kind, name, limits in [("user", row["user"], policy.user_limits), *tags]:
-            if (quota := limit_of(limits, name).quota) is not None:
-                quotas[kind, name] = quota
-    found = {}
+    for kind, name in names:
+        limits = policy.user_limits if kind == "user" else policy.tag_limits
+        if (quota := limit_of(limits, name).quota) is not None:
+            quotas[kind, name] = quota
+    found = []
     for period_s in {quota.period_s for quota in quotas.values()}:
-        used = _used_by_kind(connection, now, period_s)
-        for (kind, name), quota in quotas.items():
-            has = sum(number for user, tags, number in used if (name == user if kind == "user" else name in tags))
-            if quota.period_s == period_s and has >= quota.device_s:
-                found[kind, name] = OverQuota(quota, _intervals(connection, (kind, name), now - period_s))
+        used: defaultdict[Whose, float] = defaultdict(float)
+        for user, tags, number in _used_by_kind(connection, now, period_s):
+            for whose in set(_whose(user, tags)):
+                used[whose] += number
+        for whose, quota in quotas.items():
+            if quota.period_s == period_s:
+                is_over = used[whose] >= quota.device_s
+                over = OverQuota(quota, _intervals(connection, whose, now - period_s)) if is_over else None
+                found.append(Standing(whose, quota, used[whose], over))
     return found
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from . import jobs, sets
+from collections.abc import Mapping
+from typing import Any
+
+from . import alteration, jobs, sets
 from .database import Database
 from .doorbell import Doorbell
 
@@ -52,4 +55,18 @@ def retry(database: Database, doorbell: Doorbell, set_id: int, *, actor: str, fr
     with database.write() as connection:
         for job_id in sets.list_retryable(connection, set_id):
             jobs.retry_job(connection, job_id, actor=actor, fresh=fresh)
+    return doorbell.ring_schedule()
+
+
+def update(database: Database, doorbell: Doorbell, set_id: int, changes: Mapping[str, Any], *, actor: str) -> bool:
+    """Change the jobs that wait, or how many may run at a time (max_parallel); False if Redis does not answer.
+
+    Args:
+        changes: new values as of `control.update`, and of max_parallel.
+
+    Raises:
+        DljobsError: none of its jobs waits, or a value cannot be right.
+    """
+    with database.write() as connection:
+        alteration.alter_set(connection, set_id, changes, actor=actor)
     return doorbell.ring_schedule()

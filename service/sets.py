@@ -203,7 +203,7 @@ def cancel_set(connection: Connection, set_id: int, *, actor: str) -> tuple[int,
     Raises:
         DljobsError: all have ended.
     """
-    of_set = _lock(connection, set_id)
+    of_set = lock_jobs(connection, set_id)
     waiting = and_(of_set, jobs.c.state.in_(WAITING_JOBS))
     num_cancelled = move_jobs(connection, waiting, JobState.CANCELLED, actor=actor, reason=f"cancelled by {actor}")
     placed = and_(of_set, jobs.c.state.in_(PLACED_JOBS))
@@ -224,7 +224,7 @@ def hold_set(connection: Connection, set_id: int, *, actor: str, release: bool =
     """
     start, to = (JobState.HELD, JobState.QUEUED) if release else (JobState.QUEUED, JobState.HELD)
     reason = f"released by {actor}" if release else f"held by {actor}"
-    movable = and_(_lock(connection, set_id), jobs.c.state == start)
+    movable = and_(lock_jobs(connection, set_id), jobs.c.state == start)
     number = move_jobs(connection, movable, to, actor=actor, reason=reason)
     if not number:
         raise DljobsError(f"no job of s{set_id} is {start}")
@@ -237,7 +237,7 @@ def list_retryable(connection: Connection, set_id: int) -> list[int]:
     Raises:
         DljobsError: there are none.
     """
-    of_set = _lock(connection, set_id)
+    of_set = lock_jobs(connection, set_id)
     again = jobs.c.state.in_((JobState.FAILED, JobState.CANCELLED))
     by_hand = or_(jobs.c.failure_class.is_(None), jobs.c.failure_class != FailureClass.PRUNED)
     found = list(connection.execute(select(jobs.c.id).where(of_set, again, by_hand).order_by(jobs.c.id)).scalars())
@@ -267,7 +267,7 @@ def live_runs(
     return [(row.name, row.id) for row in connection.execute(query)]
 
 
-def _lock(connection: Connection, set_id: int) -> ColumnElement[bool]:
+def lock_jobs(connection: Connection, set_id: int) -> ColumnElement[bool]:
     """The condition that a job is of the set; none of them is placed, ended or queued again before this is over.
 
     Raises:

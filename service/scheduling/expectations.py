@@ -1,12 +1,14 @@
 """Expectations: when each waiting job is likely to start, by the ends that are expected now.
 
 Jobs are given the devices that are free first, in their order and without overtaking: backfill makes most of them start
-sooner, jobs that are submitted later with a higher priority make them start later.
+sooner, jobs that are submitted later with a higher priority make them start later. Jobs of a set that may have no more
+of them running have their turn as others of it end, and behind those of all others: they keep no device free till then.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush, heapreplace
 
@@ -19,15 +21,66 @@ from .spanning import part_counts
 _Heap = list[tuple[float, int]]
 
 
-def expected_starts(plan: Plan, contenders: Iterable[WaitingJob]) -> dict[int, float]:
+def expected_starts(plan: Plan, waiting: Iterable[WaitingJob]) -> dict[int, float]:
     """When each of these jobs (in their order) may start; one that hangs on an unknown end is missing."""
-    timetable = _Timetable(plan)
-    found = dict.fromkeys(plan.kept, plan.snapshot.now)  # as soon as the others have gone
-    for job in contenders:
-        start_at = timetable.enter(job, plan.snapshot.now)
-        if start_at < math.inf:
-            found[job.id] = start_at
-    return found
+    timetable, turns, now = _Timetable(plan), _Turns(plan), plan.snapshot.now
+    found = dict.fromkeys(plan.kept, now)  # as soon as the others have gone
+    for job in waiting:
+        if turns.put_off(job):
+            continue
+        found[job.id] = start_at = timetable.enter(job, now)
+        turns.note_end(job, _end(job, start_at))
+    while (turn := turns.next()) is not None:
+        turn_at, job = turn
+        found[job.id] = start_at = timetable.enter(job, max(turn_at, now))
+        turns.note_end(job, _end(job, start_at))
+    return {job_id: start_at for job_id, start_at in found.items() if start_at < math.inf}
+
+
+class _Turns:
+    """When each set whose parallel jobs are limited may start another one."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._now = plan.snapshot.now
+        self._reserved = {each.job_id for each in plan.reserved.values()}  # these do keep devices
+        of_set: dict[int, list[float]] = {set_id: [] for set_id in plan.snapshot.max_parallel}
+        started = {*plan.kept, *(placed.job_id for placed in plan.placed)}
+        placed = [job for job in plan.snapshot.waiting if job.id in started] if of_set else []
+        holding = [(job.set_id, job.id) for job in plan.snapshot.running] + [(job.set_id, job.id) for job in placed]
+        for set_id, job_id in holding:
+            if set_id in of_set:
+                of_set[set_id].append(plan.ends.get(job_id, math.inf))
+        # Of each set a heap of when its places are free: with more running than may, the first to end free none.
+        self._places: dict[int, list[float]] = {}
+        for set_id, most in plan.snapshot.max_parallel.items():
+            ends = sorted(of_set[set_id])[-most:]
+            self._places[set_id] = [self._now] * (most - len(ends)) + ends
+        self._put_off: dict[int, deque[WaitingJob]] = {}
+
+    def put_off(self, job: WaitingJob) -> bool:
+        """Whether the job has to wait for others of its set; one that has not takes a place."""
+        if job.set_id not in self._places or job.id in self._reserved:
+            return False
+        if job.set_id not in self._put_off and self._places[job.set_id][0] <= self._now:
+            return False
+        self._put_off.setdefault(job.set_id, deque()).append(job)
+        return True
+
+    def next(self) -> tuple[float, WaitingJob] | None:
+        """The job that was put off whose turn comes first, and when that is; None: nobody knows of any."""
+        set_id = min(self._put_off, key=lambda each: (self._places[each][0], each), default=None)
+        if set_id is None or self._places[set_id][0] == math.inf:
+            return None
+        job = self._put_off[set_id].popleft()
+        if not self._put_off[set_id]:
+            del self._put_off[set_id]
+        return self._places[set_id][0], job
+
+    def note_end(self, job: WaitingJob, end_at: float) -> None:
+        """A job has its times: the next of its set comes after it."""
+        if job.set_id in self._places:
+            places = self._places[job.set_id]
+            heapreplace(places, max(end_at, places[0]))
 
 
 class _Timetable:

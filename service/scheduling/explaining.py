@@ -61,6 +61,17 @@ class Explainer:
         """The jobs that wait only for devices, in their order."""
         return [job for job in self._plan.order if job.id in self._contender_ids]
 
+    @cached_property
+    def starters(self) -> list[WaitingJob]:
+        """The contenders and those that wait only until fewer of their set run: all whose start can be foreseen."""
+        return [job for job in self._plan.order if job.id in self._contender_ids or self._waits_for_its_set(job)]
+
+    def _waits_for_its_set(self, job: WaitingJob) -> bool:
+        tally = self._plan.tally
+        if not tally.set_is_full(job) or job.id in self._placed or job.id in self._plan.kept:
+            return False
+        return is_ready(job, self._now) and tally.allows_user(job) and self._plan.can_ever_fit(job, self._pool(job))
+
     def before(self, job_id: int) -> list[WaitingJob]:
         """The jobs that are considered before this one, whatever they wait for."""
         return self._plan.order[: self._positions[job_id]]

@@ -59,7 +59,11 @@ class Tally:
     def allows(self, job: WaitingJob) -> bool:
         """Whether the job may start now, as far as limits go."""
         # Without words, because thousands of one set may have to be asked at each plan.
-        if self._set_is_full(job) or (self._has_policy and self.objections(job)):
+        return not self.set_is_full(job) and self.allows_user(job)
+
+    def allows_user(self, job: WaitingJob) -> bool:
+        """As `allows`, whatever limit its set has."""
+        if self._has_policy and self._policy_objections(job):
             return False
         return self._over_quota.keys().isdisjoint(self._counted(job))
 
@@ -70,6 +74,19 @@ class Tally:
 
     def objections(self, job: WaitingJob) -> list[str]:
         """Each limit that the job would pass if it started now, in words."""
+        found = self._policy_objections(job)
+        if self.set_is_full(job):
+            assert job.set_id is not None
+            most, has = self._max_parallel[job.set_id], self._of_set[job.set_id]
+            found.append(f"set s{job.set_id} may have {most} jobs running at a time and has {has}")
+        return found
+
+    def set_is_full(self, job: WaitingJob) -> bool:
+        """Whether as many of its set run as may."""
+        most = None if job.set_id is None else self._max_parallel.get(job.set_id)
+        return most is not None and job.set_id is not None and self._of_set[job.set_id] >= most
+
+    def _policy_objections(self, job: WaitingJob) -> list[str]:
         found = []
         for kind, name in self._counted(job):
             limit = self._limit(kind, name)
@@ -81,18 +98,10 @@ class Tally:
                 )
             if limit.running_jobs is not None and jobs >= limit.running_jobs:
                 found.append(f"{kind} {name} may have {limit.running_jobs} jobs running and has {jobs}")
-        if self._set_is_full(job):
-            assert job.set_id is not None
-            most, has = self._max_parallel[job.set_id], self._of_set[job.set_id]
-            found.append(f"set s{job.set_id} may have {most} jobs running at a time and has {has}")
         return found
 
     def _limit(self, kind: str, name: str) -> Limit:
         return limit_of(self._policy.user_limits if kind == "user" else self._policy.tag_limits, name)
-
-    def _set_is_full(self, job: WaitingJob) -> bool:
-        most = None if job.set_id is None else self._max_parallel.get(job.set_id)
-        return most is not None and job.set_id is not None and self._of_set[job.set_id] >= most
 
     def _counted(self, job: RunningJob | WaitingJob) -> list[tuple[str, str]]:
         return [("user", job.user), *(("tag", tag) for tag in dict.fromkeys(job.tags))]

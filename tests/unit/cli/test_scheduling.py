@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dljobs.errors import UsageError
 from dljobs.service import policy, quarantine, registration
+from dljobs.service.clock import now
 from dljobs.service.policy import make_policy
 from dljobs.service.quarantine import Fault
 from dljobs.service.scheduling.quotas import Quota
 from dljobs.service.scheduling.rows import Limit
+from dljobs.service.settings import load_settings
+from dljobs.service.tables import runs
 from tests.databases import settings_for
 from tests.service_world import World
 
@@ -65,6 +70,54 @@ def test_update_changes_what_waits(dljobs, world: World, redis):
     refused = dljobs("update", 1, "--priority", 40)
     assert (refused.code, "only a job that waits" in refused.err) == (1, True)
     assert dljobs("update", 1).code == 2
+
+
+def test_update_changes_a_set_at_once(dljobs, world: World, redis):
+    world.worker("w1", 1)
+    dljobs("submit", "lenet", "--sweep", "batch-size=32,64", "--sweep", "seed=0-1")
+    world.start()
+    done = dljobs("update", "s1", "--max-parallel", 2, "--preemptible", "--gpus", 2, "--name", "wide", "--time", "1h")
+    assert done.err == "s1: 3 queued, 1 running; at most 2 at a time\n"
+    assert redis.rings == [("dljobs.schedule", "dljobs.schedule")] * 2
+    found = dljobs("status", "--expand", "--json").json
+    assert (found["sets"][0]["max_parallel"], found["sets"][0]["name"]) == (2, "wide")
+    placed, *waiting = found["jobs"]
+    assert (placed["is_preemptible"], placed["num_devices"], placed["time_limit_s"]) == (False, 1, None)
+    for job in waiting:
+        assert (job["is_preemptible"], job["num_devices"], job["strategy"], job["name"]) == (True, 2, "ddp", "wide")
+    assert [job["spec"]["training"]["batch_size"] for job in (dljobs("show", n, "--json").json for n in (2, 3))] == [
+        32, 64,
+    ]  # fmt: skip
+    assert "ada changed max_parallel of s1 as many as fit → 2" in dljobs("events", "-n", 50).out
+    assert "ada changed is_preemptible → 1, devices → 2" in dljobs("events", 2).out
+    assert dljobs("update", "s1.1", "--no-preemptible", "--json").json[0]["is_preemptible"] is False
+
+
+def test_update_changes_all_of_a_set_or_nothing(dljobs, world: World):
+    dljobs("submit", "lenet", "--sweep", "batch-size=30,32")
+    refused = dljobs("update", "s1", "--gpus", 4, "--priority", 60)
+    assert (refused.code, "batch size 30" in refused.err) == (2, True)
+    assert {(job["priority"], job["num_devices"]) for job in dljobs("status", "--expand", "--json").json["jobs"]} == {
+        (50, 1)
+    }
+    assert "between 1 and" in dljobs("update", "s1", "--max-parallel", 0).err
+    alone = dljobs("update", 1, "--max-parallel", 2)
+    assert (alone.code, "is about a set" in alone.err) == (2, True)
+    dljobs("cancel", "s1")
+    assert dljobs("update", "s1", "--max-parallel", 1).code == 0
+    assert "no job of s1 waits" in dljobs("update", "s1", "--priority", 1).err
+
+
+def test_expected_starts_of_a_set_that_may_run_two_at_a_time(dljobs, world: World):
+    world.worker("w1", 4)
+    dljobs("submit", "lenet", "--array", "0-5%2", "--time", "10m")
+    world.place()
+    world.job(num_devices=4, time_limit_s=60.0)
+    found = dljobs("status", "--start", "--expand", "--json").json
+    now = found["jobs"][0]["submitted_at"] + found["jobs"][0]["age_s"]
+    starts = {job["id"]: round(job["expected_start_at"] - now, -1) for job in found["jobs"]}
+    # Two have run for a moment; what is no job of the set has its turn before those that the set keeps back.
+    assert starts == {7: 600, 3: 660, 4: 660, 5: 1260, 6: 1260}
 
 
 def test_a_range_and_what_it_got(dljobs, world: World):
@@ -149,6 +202,27 @@ def test_usage_of_nobody_and_of_somebody(dljobs, world: World):
     world.start()
     assert dljobs("usage").lines[1].split()[0] == "ada"
     assert dljobs("usage", "--json").json["users"][0]["num_devices_running"] == 1
+
+
+def test_usage_has_the_quotas(dljobs, world: World):
+    limits = "user:* hours=1/10h; user:bob hours=5/7d; tag:lab hours=0.5/1h"
+    changed = load_settings({"home": world.settings.home, "limits": limits}, environ={})
+    with world.database.write() as connection:
+        policy.write_policy(connection, changed)
+    world.worker("w1", 2)
+    world.job(num_devices=2, tags=("lab",))
+    key = world.start()
+    with world.database.write() as connection:
+        ago = {"created_at": now() - 7200.0, "ended_at": now() - 3000.0}
+        connection.execute(runs.update().where(runs.c.id == key.run_id).values(**ago))
+    ada, bob, lab = dljobs("usage", "--json").json["quotas"]
+    assert (ada["kind"], ada["name"], ada["used_s"], ada["allowed_s"]) == ("user", "ada", pytest.approx(8400), 3600)
+    assert (ada["is_used_up"], ada["frees_in_s"]) == (True, pytest.approx(28800 + 2400, abs=5))
+    assert (bob["name"], bob["used_s"], bob["is_used_up"], bob["frees_at"]) == ("bob", 0, False, None)
+    assert (lab["kind"], lab["name"], lab["used_s"]) == ("tag", "lab", pytest.approx(1200, abs=20))
+    lines = dljobs("usage").lines
+    assert re.split(r" {2,}", lines[-3])[:4] == ["user ada", "10h00m", "2.33h", "1h"]
+    assert re.split(r" {2,}", lines[-2].strip()) == ["user bob", "7d00h", "0.00h", "5h"]
 
 
 def test_limits_and_shares_as_people_write_them():

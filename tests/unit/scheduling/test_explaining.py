@@ -216,6 +216,23 @@ def test_whoever_has_a_reservation_is_expected_to_start_then(snapshot: Snapshot)
             assert starts.get(each.id, float("inf")) == reservation.start_at
 
 
+@MANY
+@given(snapshots(), policies)
+def test_no_more_of_a_set_are_expected_at_a_time_than_may_run(snapshot: Snapshot, policy: Policy) -> None:
+    result = plan(snapshot, policy)
+    starts = expected_starts(result, Explainer(result).starters)
+    durations = {each.id: each.duration_s or float("inf") for each in snapshot.waiting}
+    for set_id, most in snapshot.max_parallel.items():
+        members = {each.id for each in (*snapshot.waiting, *snapshot.running) if each.set_id == set_id}
+        held = {job_id: end_at for job_id, end_at in result.ends.items() if job_id in members}
+        foreseen = {job_id: at for job_id, at in starts.items() if job_id in members and job_id not in held}
+        reserved = {each.job_id for each in result.reserved.values()}
+        for job_id, at in foreseen.items():
+            others = sum(end_at > at for end_at in held.values())
+            others += sum(start_at <= at < start_at + durations[other] for other, start_at in foreseen.items())
+            assert others <= most or job_id in reserved  # itself among them
+
+
 # By example
 
 
