@@ -51,25 +51,48 @@ class TensorSplit:
         return len(self.x)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.x[indices]
-        return (self.transform(x) if self.transform else x.float()), self.y[indices]
+        # Rows are copied whole. `x[indices]` goes by the element: 25 times slower for pixels of one byte.
+        x, y = self.x.index_select(0, indices), self.y.index_select(0, indices)
+        return (self.transform(x) if self.transform else x.float()), y
 
 
 class ItemSplit:
-    """Samples made one by one by a map-style dataset of (tensor, label) pairs, stacked."""
+    """Samples made one by one by a map-style dataset of (tensor, label) pairs, stacked; `transform` as of tensors."""
 
-    def __init__(self, dataset: Indexable) -> None:
+    def __init__(self, dataset: Indexable, transform: Callable[[Tensor], Tensor] | None = None) -> None:
         self.dataset = dataset
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         items = [self.dataset[index] for index in indices.tolist()]
-        return (
-            torch.stack([torch.as_tensor(x) for x, _ in items]).float(),
-            torch.stack([torch.as_tensor(y) for _, y in items]),
-        )
+        x = torch.stack([torch.as_tensor(x) for x, _ in items])
+        y = torch.stack([torch.as_tensor(y) for _, y in items])
+        return (self.transform(x) if self.transform else x.float()), y
+
+
+class HeldSplit(TensorSplit):
+    """Samples that follow from their index alone: each is made when it is first wanted, and held in memory since.
+
+    Args:
+        dataset: gives (x in the type that it is to be held in, label), always the same for an index.
+    """
+
+    def __init__(self, dataset: Indexable, transform: Callable[[Tensor], Tensor]) -> None:
+        x = dataset[0][0]
+        # Memory that nobody has touched is not there yet.
+        kept = torch.empty(len(dataset), *x.shape, dtype=x.dtype), torch.zeros(len(dataset), dtype=torch.int64)
+        super().__init__(*kept, transform)
+        self.dataset = dataset
+        self._is_made = torch.zeros(len(dataset), dtype=torch.bool)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        for index in indices[~self._is_made[indices]].tolist():
+            self.x[index], self.y[index] = self.dataset[index]
+            self._is_made[index] = True
+        return super().batch(indices)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Gradient:
         self._size = micro_batch_size  # 0: all at once
         may_choose = not micro_batch_size and strategy.device.type in _TRIED_ON
         self._num_untried = _NUM_TRIED if may_choose else 0
+        self._kept: tuple[float, Tensor] | None = None  # the last weights: nearly all steps have the same
 
     def compute(self, shard: Shard) -> Tensor:
         """Add up the gradient, which has to be None before; returns this rank's sum of losses, on its device.
@@ -57,12 +58,21 @@ class Gradient:
         x, y = self._workload.data.train.batch(indices)
         x, y = x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
         losses = self._workload.loss.per_sample(called(x), y)
-        loss_sum = losses.sum() if shard.num_local else losses.sum() * 0
-        # DDP averages gradients over ranks: so scaled, the average is the gradient of the whole batch's loss, also
-        # where the last batch of an epoch is shared out unevenly.
-        scale = self._strategy.world_size / (shard.num_global if self._workload.loss.averaged else 1)
-        torch.autograd.backward(loss_sum * scale)
-        return loss_sum.detach()
+        torch.autograd.backward(losses, self._weights(losses, shard))
+        loss_sum = losses.detach().sum()
+        return loss_sum if shard.num_local else loss_sum * 0
+
+    def _weights(self, losses: Tensor, shard: Shard) -> Tensor:
+        """How much the loss of each sample counts, where the backward pass begins; [n], as `losses`.
+
+        DDP averages gradients over ranks: so weighted, the average is the gradient of the whole batch's loss, also
+        where the last batch of an epoch is shared out unevenly.
+        """
+        weight = self._strategy.world_size / (shard.num_global if self._workload.loss.averaged else 1)
+        weight = weight if shard.num_local else 0.0
+        if self._kept is None or self._kept[0] != weight or self._kept[1].shape != losses.shape:
+            self._kept = weight, torch.full_like(losses, weight)
+        return self._kept[1]
 
     def _fit_into_memory(self, shard: Shard) -> None:
         """Halve the micro-batch until all ranks have room for it.

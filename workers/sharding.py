@@ -53,9 +53,8 @@ class Batches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Shard]:
         """This rank's shards of an epoch, from its step `first_step` (counted from 0) on."""
-        order = self.order(epoch)
-        for step in range(first_step, self.steps_per_epoch):
-            yield self.share(order[step * self.batch_size : (step + 1) * self.batch_size])
+        for batch in torch.split(self.order(epoch), self.batch_size)[first_step:]:
+            yield self.share(batch)
 
     def share(self, batch: Tensor) -> Shard:
         """Contiguous shares whose sizes differ by at most one, the larger ones first."""

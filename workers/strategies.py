@@ -23,6 +23,11 @@ from dljobs.service import spec
 _COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 
 
+_NORMALISATIONS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Strategy:
     """One process on one device; also what the other strategies share."""
@@ -118,6 +123,7 @@ class Distributed(Strategy):
             model,
             device_ids=device_ids,
             gradient_as_bucket_view=True,
+            broadcast_buffers=_has_buffers_that_matter(model),
             # A model that does not use all its parameters in each forward says so; looking for them costs time.
             find_unused_parameters=bool(getattr(model, "find_unused_parameters", False)),
         )
@@ -160,6 +166,20 @@ class Distributed(Strategy):
     def close(self) -> None:
         """See `Strategy.close`."""
         dist.destroy_process_group()
+
+
+def _has_buffers_that_matter(model: nn.Module) -> bool:
+    """Whether a training step may read a buffer, so that DDP has to make them equal before each.
+
+    Normalisation in training mode only writes its running means; evaluation and checkpoints take those of rank 0.
+    """
+    only_written = {
+        id(buffer)
+        for module in model.modules()
+        if type(module) in _NORMALISATIONS
+        for buffer in module.buffers(recurse=False)
+    }
+    return any(id(buffer) not in only_written for buffer in model.buffers())
 
 
 def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"], num_devices: int, interface: str = "") -> Strategy:

@@ -64,7 +64,7 @@ class Trainer:
         if see_outside is not None:  # what only its caller sees: the whole batch of a model that is split
             self.wrapped.register_forward_hook(lambda _, args, out: see_outside(args[0], out))
         self.gradient = Gradient(self.workload, self.wrapped, strategy, self.training.micro_batch_size)
-        self.optimizer = build_optimizer(self.training, self.model.parameters())
+        self.optimizer = build_optimizer(self.training, self.model)
         self.batches = Batches(
             num_samples=len(self.workload.data.train),
             batch_size=self.training.batch_size,

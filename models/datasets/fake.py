@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from dljobs.errors import UsageError
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, ItemSplit, require_positive
+from dljobs.models.data import Data, HeldSplit, ItemSplit, Split, require_positive
 
 from .images import to_unit_range
 
 # torch takes seeds of 64 bits; this leaves room for the index that is added.
 MAX_SEED = 2**40
+MAX_HELD_BYTES = 1 << 30
 
 
 @dataset(
@@ -53,12 +55,17 @@ def fake(
     # Test samples begin where the training samples end: none is in both.
     first = seed * (size + test_size)
     return Data(
-        ItemSplit(FakeImages(size, shape, num_classes, first)),
-        ItemSplit(FakeImages(test_size, shape, num_classes, first + size)),
+        _split(FakeImages(size, shape, num_classes, first)),
+        _split(FakeImages(test_size, shape, num_classes, first + size)),
         sample_shape=shape,
         num_classes=num_classes,
         from_raw=to_unit_range,
     )
+
+
+def _split(images: FakeImages) -> Split:
+    fits = len(images) * math.prod(images.shape) <= MAX_HELD_BYTES
+    return HeldSplit(images, to_unit_range) if fits else ItemSplit(images, to_unit_range)
 
 
 class FakeImages:
@@ -84,4 +91,4 @@ class FakeImages:
         image = torch.randn(self.shape, generator=generator)
         label = torch.randint(0, self.num_classes, (1,), generator=generator)[0]
         # What FakeData's way through a PIL image does to the numbers.
-        return to_unit_range(image.mul(255).byte()), label
+        return image.mul(255).byte(), label

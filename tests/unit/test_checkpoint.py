@@ -41,7 +41,7 @@ def test_a_restored_run_goes_on_bit_by_bit(tmp_path: Path, name: OptimizerName) 
     training = spec.training
     seed_all(1)
     model = new_model()
-    optimizer = build_optimizer(training, model.parameters())
+    optimizer = build_optimizer(training, model)
     train(model, optimizer, range(3))
     progress = Progress(step=3, epoch=2, step_in_epoch=1, loss_sum=0.1, num_samples=24, best_epoch=1, best_value=0.3)
     saved = Checkpoint.capture(model, optimizer, progress, [capture()], spec, PLAN)
@@ -50,7 +50,7 @@ def test_a_restored_run_goes_on_bit_by_bit(tmp_path: Path, name: OptimizerName) 
 
     seed_all(2)
     other = new_model()
-    other_optimizer = build_optimizer(training, other.parameters())
+    other_optimizer = build_optimizer(training, other)
     read = Checkpoint.read(tmp_path / "step-3.safetensors")
     read.restore(other, other_optimizer)
     restore(read.random_states[0])
@@ -95,11 +95,11 @@ def test_seeding_depends_on_every_part() -> None:
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     model = new_model()
-    optimizer = build_optimizer(Training(), model.parameters())
+    optimizer = build_optimizer(Training(), model)
     saved = Checkpoint.capture(model, optimizer, Progress(), [capture()], small_request(tmp_path).spec, PLAN)
     for other in (nn.Linear(6, 2), nn.Sequential(nn.Linear(6, 7), nn.BatchNorm1d(7), nn.Dropout(), nn.Linear(7, 2))):
         with pytest.raises(UsageError, match="does not fit"):
-            saved.restore(other, build_optimizer(Training(), other.parameters()))
+            saved.restore(other, build_optimizer(Training(), other))
 
 
 def test_what_is_no_checkpoint_is_called_so(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_what_is_no_checkpoint_is_called_so(tmp_path: Path) -> None:
 
 def test_a_cut_checkpoint_is_corrupt(tmp_path: Path) -> None:
     model = new_model()
-    optimizer = build_optimizer(Training(), model.parameters())
+    optimizer = build_optimizer(Training(), model)
     path = tmp_path / "file"
     Checkpoint.capture(model, optimizer, Progress(), [capture()], small_request(tmp_path).spec, PLAN).write(path)
     path.write_bytes(path.read_bytes()[:-1])

@@ -15,7 +15,7 @@ def test_every_optimizer_trains_and_takes_its_settings(name: OptimizerName) -> N
     model = nn.Linear(3, 2)
     frozen = nn.Linear(3, 2).requires_grad_(False)
     training = Training(optimizer=name, lr=0.05, momentum=0.9, weight_decay=0.01)
-    optimizer = build_optimizer(training, [*model.parameters(), *frozen.parameters()])
+    optimizer = build_optimizer(training, nn.ModuleList([model, frozen]))
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.05, 0.01, 2)
     if name in {"sgd", "rmsprop"}:
@@ -46,3 +46,31 @@ def test_warmup_rises_linearly_and_meets_the_schedule() -> None:
 def test_a_schedule_shorter_than_its_warmup_does_not_break() -> None:
     training = Training(lr=1.0, schedule="cosine", warmup_steps=100)
     assert learning_rate(training, 10, 10) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "adagrad"])
+def test_the_fused_kernel_computes_what_the_plain_one_does(name: OptimizerName) -> None:
+    """Up to the rounding of float32: it may multiply and add in one operation."""
+    training = Training(optimizer=name, lr=0.05, momentum=0.9, weight_decay=0.01)
+    weights = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3))
+        optimizer = build_optimizer(training, model)
+        assert optimizer.param_groups[0]["fused"] is True
+        optimizer.param_groups[0]["fused"] = fused
+        for _ in range(20):
+            optimizer.zero_grad()
+            torch.autograd.backward(model(torch.randn(4, 7)).square().sum())
+            optimizer.step()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+
+
+def test_sparse_gradients_keep_the_plain_kernel() -> None:
+    model = nn.Embedding(5, 3, sparse=True)
+    optimizer = build_optimizer(Training(lr=1.0), model)
+    before = model.weight.detach().clone()
+    torch.autograd.backward(model(torch.tensor([2])).sum())
+    optimizer.step()
+    assert (before - model.weight).detach().round().tolist() == [[float(row == 2)] * 3 for row in range(5)]
