@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME…] [--repeat N] [--json FILE] [--smoke] [--write-results]`."""
+"""`python -m benchmarks [NAME…] [--repeat N] [--json FILE] [--smoke] [--long] [--write-results]`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         for benchmark in chosen:
             rounds = options.repeat or (1 if options.smoke else benchmark.num_rounds)
             others = OtherWork()
-            result = _run(benchmark, rounds, options.smoke, errors)
+            result = _run(benchmark, rounds, options, errors)
             reports.append(Report(benchmark, result, rounds, machine, load, others.share(), time.time()))
             reports[-1].print(console)
     except (BenchmarkError, DljobsError) as error:
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(benchmark: Benchmark, num_rounds: int, is_smoke: bool, console: Console) -> Result:
+def _run(benchmark: Benchmark, num_rounds: int, options: argparse.Namespace, console: Console) -> Result:
     def say(text: str) -> None:
         console.print(f"{benchmark.name}: {text}", style="dim", highlight=False)
 
@@ -77,7 +77,7 @@ def _run(benchmark: Benchmark, num_rounds: int, is_smoke: bool, console: Console
         for_others.mkdir()
         # torchrun, inductor and multiprocessing leave folders in the temp folder of whoever starts them.
         os.environ["TMPDIR"] = str(for_others)
-        return benchmark.measure(Sitting(ours, num_rounds, is_smoke, say))
+        return benchmark.measure(Sitting(ours, num_rounds, options.smoke, say, options.long))
 
 
 def _parse(arguments: Sequence[str], found: dict[str, Benchmark]) -> argparse.Namespace:
@@ -92,6 +92,7 @@ def _parse(arguments: Sequence[str], found: dict[str, Benchmark]) -> argparse.Na
     parser.add_argument("--repeat", metavar="N", type=_positive, help="rounds; each benchmark has its own default")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all values there")
     parser.add_argument("--smoke", action="store_true", help="only see that they work: one round, fewer cases")
+    parser.add_argument("--long", action="store_true", help="the tutorial's job with all its 25,000 steps")
     parser.add_argument("--write-results", action="store_true", help=f"write the tables to benchmarks/{RESULTS.name}")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in found]

@@ -27,6 +27,7 @@ class Sitting:
     num_rounds: int
     is_smoke: bool  # only to see that it works: fewer cases, no warm-up
     say: Callable[[str], None]  # progress, for a person who waits
+    is_long: bool = False  # where a case was cut down for a coffee break's sake: all of it
 
 
 @dataclass(frozen=True)

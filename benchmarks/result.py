@@ -30,8 +30,8 @@ class Series:
 
     @property
     def p95(self) -> float:
-        """By nearest rank: with fewer than 20 rounds, the largest value."""
-        return sorted(self.values)[math.ceil(0.95 * len(self.values)) - 1]
+        """By nearest rank: with fewer than 20 rounds, the worst value; the largest, or of a rate the smallest."""
+        return sorted(self.values, reverse=self.unit.endswith("/s"))[math.ceil(0.95 * len(self.values)) - 1]
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,16 @@ class Result:
 class Values:
     """Collects what is measured, round by round."""
 
+    unit: str = "s"
     _lists: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
 
-    def add(self, case: str, quantity: str, peer: str, value_s: float) -> None:
+    def add(self, case: str, quantity: str, peer: str, value: float) -> None:
         """One more value of a series; the first one begins it."""
-        self._lists.setdefault((case, quantity, peer), []).append(value_s)
+        self._lists.setdefault((case, quantity, peer), []).append(value)
 
     def series(self) -> tuple[Series, ...]:
         """All series, in the order in which they began."""
-        return tuple(Series(*key, tuple(values)) for key, values in self._lists.items())
+        return tuple(Series(*key, tuple(values), self.unit) for key, values in self._lists.items())
 
 
 def median_ratio(values: Sequence[float], baseline: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.benchmark import Benchmark, interleaved
 from benchmarks.machine import Load, Machine
-from benchmarks.peers import one_step
+from benchmarks.peers import one_step, training_loop
 from benchmarks.report import Report, merge_markdown
 from benchmarks.result import Result, Series, Verdict
 from benchmarks.suite import find_benchmarks
@@ -140,9 +140,10 @@ def test_bad_arguments(arguments: list[str], message: str) -> None:
     assert message in done.stderr
 
 
-def test_torchruns_model_is_the_zoos() -> None:
-    ours, theirs = LeNet().state_dict(), one_step.LeNet().state_dict()
-    assert {name: tensor.shape for name, tensor in ours.items()} == {name: t.shape for name, t in theirs.items()}
+def test_the_peers_models_are_the_zoos() -> None:
+    ours = {name: tensor.shape for name, tensor in LeNet().state_dict().items()}
+    for theirs in (one_step.LeNet(), training_loop.LeNet(1)):
+        assert {name: tensor.shape for name, tensor in theirs.state_dict().items()} == ours
 
 
 def test_interleaved_runs_every_other_round_backwards() -> None:

@@ -1,0 +1,176 @@
+"""The training loop: samples per second, beside loops written by hand and by others."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.benchmark import Benchmark, Sitting, interleaved
+from benchmarks.environments import NotInstallable, make_environment, this_python
+from benchmarks.peers.training_loop import Job
+from benchmarks.processes import ROOT, environment_with, run_timed
+from benchmarks.result import Result, Values, Verdict
+from benchmarks.service import Service, running_service
+from dljobs.models.datasets.prepared import prepared
+from dljobs.service.submission import Request
+
+MIN_RATIO = 0.98  # of the shortest loop by hand, on one rank
+MIN_SPEEDUP = 1.45  # of two ranks over one
+TUTORIAL_STEPS, WHOLE_TUTORIAL = 2_000, 25_000
+_SPEED = "samples/s"
+_HAND, _DLJOBS, _ALONE = "tensors, by hand", "dljobs", "processes that do not speak"
+_SCRIPT = ROOT / "benchmarks" / "peers" / "training_loop.py"
+_TIMEOUT_S = 1800.0
+_PACKAGES = ("lightning", "accelerate")
+# What users write, beside the shortest loop: its name in the peers' script.
+_BY_HAND = {_HAND: "tensors", "DataLoader": "loader-0", "DataLoader, 2 workers": "loader-2"}
+_BY_OTHERS = {"Lightning": "lightning", "Accelerate": "accelerate"}
+_ON_RANKS = {_HAND: "tensors", _ALONE: "alone"}
+
+_LENET = Job("lenet", 1, num_train=1437, num_test=360, batch_size=64, epochs=40, lr=0.01, momentum=0.9)
+_RESNET = Job("resnet18", 3, num_train=1024, num_test=256, batch_size=64, epochs=2, lr=0.01, momentum=0.9)
+_TUTORIAL = Job("lenet-cifar", 3, 4 * TUTORIAL_STEPS, num_test=1000, batch_size=4, epochs=1, lr=0.001, momentum=0.9)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job on one number of ranks, and who takes part."""
+
+    name: str
+    job: Job
+    num_ranks: int
+    peers: Sequence[str]  # the first is dljobs
+
+
+def measure(sitting: Sitting) -> Result:
+    """Every case in turn; in each, every peer once a round."""
+    values, notes = Values(_SPEED), list[str]()
+    with contextlib.ExitStack() as stack:
+        sitting.say("starting a worker")
+        service = stack.enter_context(running_service(sitting.folder / "home", cpu_devices=2))
+        python, others = _others(sitting, notes)
+        for case in _cases(sitting, others):
+            _make_pictures(service, case.job)
+            for number, peer in enumerate(interleaved(case.peers, sitting.num_rounds)):
+                if number % len(case.peers) == 0:
+                    sitting.say(f"{case.name}: round {number // len(case.peers) + 1} of {sitting.num_rounds}")
+                seconds = _dljobs(service, case) if peer == _DLJOBS else _script(sitting.folder, python, case, peer)
+                values.add(case.name, _SPEED, peer, case.job.num_train * case.job.epochs / seconds)
+    return _judge(values, notes)
+
+
+def _others(sitting: Sitting, notes: list[str]) -> tuple[str, dict[str, str]]:
+    """A Python for all scripts, and the loops of others that can run in it."""
+    if sitting.is_smoke:
+        return this_python(), {}
+    sitting.say(f"installing {' and '.join(_PACKAGES)}")
+    try:
+        return make_environment(sitting.folder / "environment", _PACKAGES), _BY_OTHERS
+    except NotInstallable as error:
+        notes.append(f"{' and '.join(_BY_OTHERS)} were left out: {error}")
+        return this_python(), {}
+
+
+def _cases(sitting: Sitting, others: dict[str, str]) -> list[Case]:
+    one, two = [_DLJOBS, *_BY_HAND, *others], [_DLJOBS, *_ON_RANKS, *others]
+    if sitting.is_smoke:
+        short = dataclasses.replace(_LENET, epochs=1, num_train=256)
+        return [Case("LeNet, 1 rank", short, 1, one[:2]), Case("LeNet, 2 ranks", short, 2, two[:2])]
+    steps = WHOLE_TUTORIAL if sitting.is_long else TUTORIAL_STEPS
+    # 25,000 steps of 4 are two passes over the 50,000 pictures.
+    epochs = max(1, 4 * steps // 50_000)
+    tutorial = dataclasses.replace(_TUTORIAL, num_train=4 * steps // epochs, epochs=epochs)
+    return [
+        Case("LeNet, 1 rank", _LENET, 1, one),
+        Case("LeNet, 2 ranks", _LENET, 2, two),
+        Case("ResNet-18, 1 rank", _RESNET, 1, one),
+        Case("ResNet-18, 2 ranks", _RESNET, 2, two),
+        Case(f"tutorial, {steps:,} steps", tutorial, 1, [_DLJOBS, _HAND, "DataLoader, 2 workers"]),
+    ]
+
+
+def _dljobs(service: Service, case: Case) -> float:
+    """Seconds of the training, by rank 0's clock: with everything between its first step and its last artifact."""
+    job = case.job
+    training = {"epochs": job.epochs, "batch_size": job.batch_size, "lr": job.lr}
+    sets = [f"momentum={job.momentum}", "schedule=constant", "print_every=0"]
+    data = {"lenet": "digits", "lenet-cifar": "cifar10"}.get(job.model, "fake")
+    if data == "fake":
+        sets += [f"size={job.num_train}", f"test_size={job.num_test}"]
+    elif data == "digits" and job.epochs == 1:  # less than all of it
+        sets += [f"max_steps={job.num_train // job.batch_size}"]
+    request = Request(job.model, num_devices=case.num_ranks, data=data, training=training, sets=sets)
+    run = service.wait_for_success(service.submit(request), _TIMEOUT_S)
+    return float(json.loads(run["result_json"])["train_seconds"])
+
+
+def _script(folder: Path, python: str, case: Case, peer: str) -> float:
+    file = folder / "seconds"
+    file.unlink(missing_ok=True)
+    loop = {**_BY_HAND, **_BY_OTHERS, **_ON_RANKS}[peer]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.num_ranks)]
+    command = [python, *(launcher if case.num_ranks > 1 else [])]
+    job = json.dumps(dataclasses.asdict(case.job))
+    environment = environment_with(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
+    run_timed([*command, str(_SCRIPT), job, loop, str(file)], environment, _TIMEOUT_S)
+    return float(file.read_text())
+
+
+def _make_pictures(service: Service, job: Job) -> None:
+    """Random pixels in the place of the 170 MB that cifar10 would download."""
+    if job.model != "lenet-cifar":
+        return
+
+    def make() -> dict[str, torch.Tensor]:
+        sizes = {"train": job.num_train, "test": job.num_test}
+        images = {f"{part}-images": _bytes(256, num, 3, 32, 32) for part, num in sizes.items()}
+        return images | {f"{part}-labels": _bytes(10, num) for part, num in sizes.items()}
+
+    prepared(service.settings.data_dir / "cifar10-1.safetensors", make)
+
+
+def _bytes(bound: int, *shape: int) -> torch.Tensor:
+    return torch.randint(bound, shape, dtype=torch.uint8)
+
+
+def _judge(values: Values, notes: list[str]) -> Result:
+    result = Result(values.series())
+    verdicts = []
+    for each in result.series:
+        ratio = result.ratio(each, _HAND)
+        if each.peer == _DLJOBS and ratio is not None and "2 ranks" not in each.case:
+            verdicts.append(Verdict(f"{each.case}: dljobs over the loop by hand", ratio, MIN_RATIO, is_minimum=True))
+        one = result.find(each.case.replace("2 ranks", "1 rank"), _SPEED, _DLJOBS)
+        if each.peer == _DLJOBS and "2 ranks" in each.case and one is not None:
+            speedup = each.median / one.median
+            verdicts.append(Verdict(f"{each.case}: dljobs over its one rank", speedup, MIN_SPEEDUP, is_minimum=True))
+    return Result(result.series, tuple(verdicts), tuple(notes))
+
+
+BENCHMARK = Benchmark(
+    name="training_loop",
+    title="The training loop",
+    about=(
+        "Training samples per second, CPU, one thread in each rank, SGD with momentum, from before the first step to "
+        "the end of the last epoch; start-up and loading are left out for all. Everybody evaluates after each epoch. "
+        "**dljobs** is a job of a running service, so that its figure has everything in it that the others do not do: "
+        "losses of every step and progress reported into SQL, and after each epoch two files, weights and a checkpoint "
+        "(synced to the disk in the background, but waited for at the end). **Tensors, by hand**: the shortest loop "
+        "over tensors in memory, batches by index, saving and telling nothing; on two ranks under torchrun and DDP. "
+        "**DataLoader** reads the loss by `.item()` in each step, as the tutorials do. **Lightning** saves a "
+        "checkpoint after each epoch, **Accelerate** nothing; both are installed into an environment that borrows "
+        "this torch. **Processes that do not speak** take their share of each batch and never meet: no two "
+        "ranks can be faster. LeNet: 1,437 digits of 1×32×32, batch 64, 40 epochs of 23 steps, 0.1 s each: what is "
+        "done after an epoch weighs much. ResNet-18: 1,024 pictures of 3×32×32, batch 64. The tutorial's job: LeNet on "
+        "3×32×32 in batches of 4 over pictures held as bytes (`--long`: all 25,000 steps of it)."
+    ),
+    baselines=(_HAND,),
+    num_rounds=5,
+    measure=measure,
+)
