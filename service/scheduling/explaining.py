@@ -5,24 +5,22 @@ It reads the state that a plan has led to, so that what it says holds once the p
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from heapq import merge
 from itertools import islice
 
 from dljobs.service.durations import show_duration
+from dljobs.service.sizes import show_size
 
 from .planning import Plan, is_ready
 from .pools import NOWHERE, Pool
-from .reasons import SEVERITY, Reason, ReasonCode
+from .reasons import MOST_NAMED, SEVERITY, Reason, ReasonCode, listed
 from .reservations import Reservation
-from .rows import ANYWHERE, Condition, Dependency, OfferedDevice, Selector, WaitingJob
-from .spanning import best_parts, first_of_each_node, fits, most_nodes, part_counts
-
-MOST_NAMED = 5
+from .rows import Condition, Dependency, OfferedDevice, Selector, WaitingJob
+from .shortages import Shortages
+from .spanning import best_parts, fits, part_counts
 
 
 class Explainer:
@@ -32,7 +30,7 @@ class Explainer:
         self._plan = plan
         self._now = plan.snapshot.now
         self._cluster = plan.cluster
-        self._best_workers: dict[Selector, str] = {}
+        self._shortages = Shortages(plan)
 
     def reasons(self, job_id: int) -> list[Reason]:
         """All reasons of one job; none if the plan starts it, or if it does not wait."""
@@ -123,7 +121,7 @@ class Explainer:
             return [Reason(ReasonCode.NO_WORKERS, "no worker takes work now; start one with `dljobs worker`")]
         shut = [*self._drained(job, pool), *self._quarantined(job, pool)]
         if not shut and not self._plan.can_ever_fit(job, pool):
-            return [Reason(ReasonCode.NEVER_FITS, self._never_fits(job, pool))]
+            return [Reason(ReasonCode.NEVER_FITS, self._shortages.never_fits(job, pool))]
         return shut
 
     def _drained(self, job: WaitingJob, pool: Pool) -> list[Reason]:
@@ -150,7 +148,7 @@ class Explainer:
             return []
         worker = next(worker for worker in lost if room[worker] >= job.num_devices // part_counts(job)[-1])
         are = "is" if len(lost[worker]) == 1 else "are"
-        text = f"{_devices(len(lost[worker]))} of {self._cluster.workers[worker].name} {are} quarantined"
+        text = f"{show_size(len(lost[worker]))} of {self._cluster.workers[worker].name} {are} quarantined"
         return [Reason(ReasonCode.QUARANTINED, f"{text}: {lost[worker][0].quarantined} (`dljobs gpu list`)")]
 
     def _lost(self, job: WaitingJob, *, with_held: bool) -> dict[int, list[OfferedDevice]]:
@@ -188,11 +186,13 @@ class Explainer:
             return []
         reasons = []
         if not fits_somewhere:
-            reasons.append(Reason(ReasonCode.RESOURCES, self._too_few_free(job, pool, is_next=not ahead)))
+            reasons.append(Reason(ReasonCode.RESOURCES, self._shortages.too_few_free(job, pool, is_next=not ahead)))
         if ahead:
             kept = refused.get(_sizes(job)[-1], {})
             in_its_way = next((each for worker, each in kept.items() if pool.free.get(worker, 0)), None)
-            text = _others_ahead(ahead) + (self._kept(job, pool, in_its_way) if in_its_way and fits_somewhere else "")
+            text = _others_ahead(ahead)
+            if in_its_way and fits_somewhere:
+                text += self._shortages.kept_for_another(job, pool, in_its_way)
             reasons.append(Reason(ReasonCode.PRIORITY, text))
         return reasons
 
@@ -227,114 +227,14 @@ class Explainer:
                 first.append(positions[: min(before, MOST_NAMED)])
         return Ahead(number, [self._plan.order[each].id for each in islice(merge(*first), MOST_NAMED)])
 
-    def _too_few_free(self, job: WaitingJob, pool: Pool, *, is_next: bool) -> str:
-        if job.selector.share is not None:
-            found = self._best_device(job, pool)
-        else:
-            found = self._most_free_nodes(pool) if job.may_span else self._best_worker(pool)
-        text = f"it needs {_needed(job)}{_such(job.selector)}; {found}"
-        kept = self._plan.reservations_of(job.id)
-        if kept and kept[0].start_at < math.inf:
-            names = _and([self._cluster.workers[each.worker].name for each in kept])
-            is_kept = "are kept for it and have" if len(kept) > 1 else "is kept for it and has"
-            text += f"; {names} {is_kept} enough in about {self._in(kept[0])}"
-        ways = self._ways_to_fit_now(job, pool) if is_next else []
-        return text + (f"; it would fit now with {' or '.join(ways)}" if ways else "")
-
-    def _ways_to_fit_now(self, job: WaitingJob, pool: Pool) -> list[str]:
-        """What its user could have asked for instead."""
-        ways: list[str] = []
-        if job.selector.share is not None:
-            return ways
-        if job.can_spread and fits(replace(job, may_spread=True, num_nodes=1), self._cluster, pool.free):
-            ways.append("--spread")
-        if job.num_nodes == 1:
-            number = pool.most_free()
-        else:
-            sizes = range(job.num_devices // job.num_nodes, 0, -1)
-            largest = (size for size in sizes if most_nodes(self._cluster, pool.free, size) >= job.num_nodes)
-            number = next(largest, 0) * job.num_nodes
-        return [*ways, f"--gpus {number}"] if number else ways
-
-    def _most_free_nodes(self, pool: Pool) -> str:
-        """The nodes with most free devices, by their best worker."""
-        best = first_of_each_node(self._cluster, sorted(pool.free, key=lambda worker: (-pool.free[worker], worker)))
-        shown = [f"{self._cluster.workers[worker].node} has {pool.free[worker]} free" for worker in best[:MOST_NAMED]]
-        return f"node {', '.join(shown)}{', …' if len(best) > MOST_NAMED else ''}"
-
     def _is_made_room(self, job_id: int) -> str:
         kept = self._plan.kept[job_id]
         names = {worker.id: worker.name for worker in self._cluster.workers}
         where = ", ".join(names[part.worker_id] for part in kept.parts)
-        if len(kept.waits_for) == 1:
-            who = f"job {kept.waits_for[0]}, which checkpoints and goes"
-        else:
-            who = f"jobs {_listed(kept.waits_for)}, which checkpoint and go"
-        return f"it takes {_devices(len(kept.device_ids))} of {where} from {who} back in the queue"
-
-    def _best_worker(self, pool: Pool) -> str:
-        """The worker with most free devices, and who holds the others; the same for all jobs of a selector."""
-        text = self._best_workers.get(pool.selector)
-        if text is None:
-            number = pool.most_free()
-            best = min(worker for worker, free in pool.free.items() if free == number)
-            text = f"the best worker, {self._cluster.workers[best].name}, has {number} free"
-            holding = self._cluster.holders(best, pool.selector)
-            if holders := sorted({job_id for each in holding for job_id in self._cluster.jobs_of(each)}):
-                text += f" (held by job{'s' if len(holders) > 1 else ''} {_listed(holders)}{self._next_end(holders)})"
-            self._best_workers[pool.selector] = text
-        return text
-
-    def _best_device(self, job: WaitingJob, pool: Pool) -> str:
-        """The shared device with most left, and who is on it; no device is free."""
-        shared = [
-            each
-            for each in self._cluster.shared.devices.values()
-            if each.worker in pool.capacity and job.selector.accepts(each.device)
-        ]
-        if not shared:
-            return "no device is free, and none is shared"
-        best = max(shared, key=lambda each: (each.room.percent, each.room.memory_bytes, -each.device.id))
-        left = f"{best.room.percent / 100:g}"
-        if best.device.memory_bytes is not None:
-            left += f" and {best.room.memory_bytes / 1e9:.3g} GB of memory"
-        holders = sorted(best.sharers)
-        who = f"job{'s' if len(holders) > 1 else ''} {_listed(holders)}{self._next_end(holders)}"
-        name = self._cluster.workers[best.worker].name
-        return f"no device is free, and of the shared ones the best, on {name}, has {left} left (held by {who})"
-
-    def _next_end(self, holders: Sequence[int]) -> str:
-        end_at, job_id = min((self._plan.ends.get(job_id, math.inf), job_id) for job_id in holders)
-        if end_at == math.inf:
-            return ""
-        which = "which" if len(holders) == 1 else f"job {job_id}"
-        return f"; {which} ends in about {show_duration(end_at - self._now)}"
-
-    def _kept(self, job: WaitingJob, pool: Pool, reservation: Reservation) -> str:
-        name = self._cluster.workers[reservation.worker].name
-        free = pool.free[reservation.worker]
-        text = f"; the {_devices(free)} free on {name} {'is' if free == 1 else 'are'} kept for job {reservation.job_id}"
-        if reservation.start_at < math.inf:
-            text += f", which starts in about {self._in(reservation)}: a job that ends before can run there"
-            text += " (--time)" if job.duration_s is None else ""
-        return text
-
-    def _never_fits(self, job: WaitingJob, pool: Pool) -> str:
-        if job.num_nodes > 1:
-            size = job.num_devices // job.num_nodes
-            number = most_nodes(self._cluster, pool.capacity, size)
-            have = f"{number or 'no'} node{' has' if number < 2 else 's have'} a worker with so many"
-            return f"it needs {_needed(job)}{_such(job.selector)}; {have}"
-        largest = "the largest worker has" if job.selector == ANYWHERE else "the most that one worker has is"
-        most = f"{largest} {pool.largest}" if pool.largest or job.selector == ANYWHERE else "no worker has any"
-        where = "" if job.may_spread else " on one worker"
-        text = f"it needs {_needed(job)}{where}{_such(job.selector)}; {most}"
-        if job.can_spread and fits(replace(job, may_spread=True), self._cluster, pool.capacity):
-            text += "; it could run on several nodes with --spread"
-        return text
-
-    def _in(self, reservation: Reservation) -> str:
-        return show_duration(reservation.start_at - self._now)
+        one = len(kept.waits_for) == 1
+        who = f"job {kept.waits_for[0]} has" if one else f"jobs {listed(kept.waits_for)} have"
+        back = "checkpointed and gone back in the queue"
+        return f"it is to have {show_size(len(kept.device_ids))} of {where} as soon as {who} {back}"
 
 
 class Ahead:
@@ -362,37 +262,9 @@ def _dependency(job: WaitingJob, dependency: Dependency) -> Reason:
 
 def _others_ahead(ahead: Ahead) -> str:
     are = "job is" if ahead.number == 1 else "jobs are"
-    return f"{ahead.number} {are} ahead ({_listed(ahead.first_ids, ahead.number)})"
+    return f"{ahead.number} {are} ahead ({listed(ahead.first_ids, ahead.number)})"
 
 
 def _sizes(job: WaitingJob) -> list[int]:
     """How many devices a part of the job may have, the most first."""
     return [job.num_devices // number for number in part_counts(job)]
-
-
-def _needed(job: WaitingJob) -> str:
-    if job.num_nodes > 1:
-        return f"{_devices(job.num_devices)} on {job.num_nodes} nodes, {job.num_devices // job.num_nodes} each"
-    if job.selector.share is not None:
-        return f"{job.selector.share.percent / 100:g} of a device"
-    if job.most_devices > job.num_devices:
-        return f"at least {_devices(job.num_devices)} ({job.num_devices}-{job.most_devices} were asked for)"
-    return _devices(job.num_devices) + (", on one node or in equal parts on several" if job.may_spread else "")
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _such(selector: Selector) -> str:
-    wishes = str(selector)
-    return f" ({wishes})" if wishes else ""
-
-
-def _devices(number: int) -> str:
-    return f"{number} device{'s' if number > 1 else ''}"
-
-
-def _listed(ids: Sequence[int], number: int | None = None) -> str:
-    shown = ", ".join(map(str, ids[:MOST_NAMED]))
-    return f"{shown}, …" if (len(ids) if number is None else number) > MOST_NAMED else shown

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from dljobs.service.sizes import show_size
+
 from .quotas import OverQuota
 from .rows import Limit, Policy, RunningJob, WaitingJob
 
@@ -78,7 +80,7 @@ class Tally:
         if self.set_is_full(job):
             assert job.set_id is not None
             most, has = self._max_parallel[job.set_id], self._of_set[job.set_id]
-            found.append(f"set s{job.set_id} may have {most} jobs running at a time and has {has}")
+            found.append(f"set s{job.set_id} may have {_jobs(most)} running at a time and has {has}")
         return found
 
     def set_is_full(self, job: WaitingJob) -> bool:
@@ -93,11 +95,11 @@ class Tally:
             percent, more, jobs = self._percent[kind, name], job.size_percent, self._jobs[kind, name]
             if limit.running_devices is not None and percent + more > 100 * limit.running_devices:
                 found.append(
-                    f"{kind} {name} may have {limit.running_devices} devices running and has {percent / 100:g}:"
+                    f"{kind} {name} may have {show_size(limit.running_devices)} running and has {percent / 100:g}:"
                     f" {more / 100:g} more would be {(percent + more) / 100:g}"
                 )
             if limit.running_jobs is not None and jobs >= limit.running_jobs:
-                found.append(f"{kind} {name} may have {limit.running_jobs} jobs running and has {jobs}")
+                found.append(f"{kind} {name} may have {_jobs(limit.running_jobs)} running and has {jobs}")
         return found
 
     def _limit(self, kind: str, name: str) -> Limit:
@@ -105,3 +107,7 @@ class Tally:
 
     def _counted(self, job: RunningJob | WaitingJob) -> list[tuple[str, str]]:
         return [("user", job.user), *(("tag", tag) for tag in dict.fromkeys(job.tags))]
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'' if number == 1 else 's'}"

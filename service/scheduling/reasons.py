@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,6 +25,7 @@ class ReasonCode(StrEnum):
     PRIORITY = "Priority"
 
 
+MOST_NAMED = 5  # jobs or nodes, of however many there are
 SEVERITY = {code: place for place, code in enumerate(ReasonCode)}
 
 
@@ -33,3 +35,9 @@ class Reason:
 
     code: ReasonCode
     text: str
+
+
+def listed(ids: Sequence[int], number: int | None = None) -> str:
+    """The first few of these jobs, of `number` in all."""
+    shown = ", ".join(map(str, ids[:MOST_NAMED]))
+    return f"{shown}, …" if (len(ids) if number is None else number) > MOST_NAMED else shown

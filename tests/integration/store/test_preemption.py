@@ -60,7 +60,7 @@ def test_one_goes_and_the_other_has_its_devices(database: Database) -> None:
         f"it is to checkpoint and make room for job {urgent}"
     )
     waits = explain(database, urgent, lease_s=LEASE_S)
-    words = f"it takes 1 device of w1 from job {victim}, which checkpoints and goes back in the queue"
+    words = f"it is to have 1 device of w1 as soon as job {victim} has checkpointed and gone back in the queue"
     assert (waits["sentences"], [reason["code"] for reason in waits["reasons"]]) == ([words], ["Resources"])
     assert dispatched(database) == ([], []), "nobody is asked twice"
 

@@ -184,7 +184,7 @@ def test_the_youngest_of_equals_goes_and_its_devices_are_kept() -> None:
     result = plan(snapshot)
     assert result.preempted == [Preempted(9, 1)]
     assert result.kept[1].device_ids == (12,)
-    words = "it takes 1 device of w1 from job 9, which checkpoints and goes back in the queue"
+    words = "it is to have 1 device of w1 as soon as job 9 has checkpointed and gone back in the queue"
     assert [reason.text for reason in Explainer(result).reasons(1)] == [words]
     # The job that went has the earlier place in the queue: the devices are still not for it.
     requeued = job(9, priority=10, submitted_at=0.0)
