@@ -93,6 +93,8 @@ def test_only_those_that_may_go_are_hit_and_once(snapshot: Snapshot, policy: Pol
 @MANY
 @given(contested, policies)
 def test_whoever_preempts_starts_as_soon_as_the_others_have_gone(snapshot: Snapshot, policy: Policy) -> None:
+    # Fair share charges what waits and what has run, not what has just started: the order would be another.
+    policy = replace(policy, fair_share=False)
     first = plan(snapshot, policy)
     after = carried_out(snapshot, first)
     waits = plan(after, policy)
