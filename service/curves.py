@@ -10,18 +10,21 @@ from . import jobs, metrics, runs
 from .database import Database
 from .views import Json
 
+MAX_POINTS = 2000  # of a curve and a run: more than a screen has pixels
+
 
 def load_curves(database: Database, job_ids: Sequence[int]) -> list[Json]:
     """Every Curve of these jobs: {job_id, job_name, split, name, points, times}.
 
-    A point is [step, epoch, value or null]; `times` are the moments of the points by the clock of rank 0.
+    A point is [step, epoch, value or null]; of a run that has very many there are about `MAX_POINTS`, evenly spread.
+    `times` are the moments of the points by the clock of rank 0.
     """
     curves: list[Json] = []
     with database.read() as connection:
         for job_id in job_ids:
             job = jobs.get_job(connection, job_id)
             numbers = {row["id"]: row["number"] for row in runs.list_runs(connection, [job_id])}
-            points = metrics.list_points(connection, list(numbers)) if numbers else []
+            points = [row for one in numbers for row in metrics.list_thinned(connection, one, MAX_POINTS)]
             for (split, name), lines in _by_curve(points, numbers).items():
                 about = {"job_id": job_id, "job_name": job["name"], "split": split, "name": name}
                 joined = join_runs(lines)

@@ -199,12 +199,6 @@ def list_active(connection: Connection, which: ColumnElement[bool] | None = None
     return list(connection.execute(query.order_by(jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.id)).mappings())
 
 
-def list_ended(connection: Connection, limit: int, which: ColumnElement[bool] | None = None) -> list[RowMapping]:
-    """The jobs that ended, the newest first; arguments as `list_active`."""
-    query = select(jobs).where(jobs.c.state.in_(ENDED_JOBS), true() if which is None else which)
-    return list(connection.execute(query.order_by(jobs.c.id.desc()).limit(limit)).mappings())
-
-
 def has_queued(connection: Connection) -> bool:
     """Whether any job may start."""
     return connection.execute(select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).limit(1)).first() is not None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select
+from sqlalchemy import CTE, ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, tuple_
 
 from .tables import metrics
 
@@ -36,6 +36,45 @@ def list_points(connection: Connection, run_ids: Sequence[int], *, name: str | N
     if name is not None:
         query = query.where(metrics.c.name == name)
     return list(connection.execute(query.order_by(metrics.c.step, metrics.c.id)).mappings())
+
+
+def list_thinned(connection: Connection, run_id: int, max_points: int) -> list[RowMapping]:
+    """The points of a run by step, of each of its curves about `max_points` at even distances, and always the last.
+
+    Points that are left out are not read: each that is taken is looked up in the index.
+    """
+    found: list[RowMapping] = []
+    for name, split in _curves(connection, run_id):
+        curve = and_(metrics.c.run_id == run_id, metrics.c.name == name, metrics.c.split == split)
+        first = connection.execute(select(func.min(metrics.c.step)).where(curve)).scalar_one()
+        last = connection.execute(select(func.max(metrics.c.step)).where(curve)).scalar_one()
+        distance = (last - first) // max_points
+        query = select(metrics).where(curve)
+        if distance > 1:
+            taken = _steps_at_distance(curve, distance)
+            found += connection.execute(query.where(metrics.c.step == last)).mappings()
+            query = query.join(taken, taken.c.step == metrics.c.step).where(metrics.c.step != last)
+        found += connection.execute(query).mappings()
+    return sorted(found, key=lambda row: (row["step"], row["id"]))
+
+
+def _curves(connection: Connection, run_id: int) -> list[tuple[str, str]]:
+    """Name and split of each curve of a run: from each the index leads to the next."""
+    found: list[tuple[str, str]] = []
+    key = (metrics.c.name, metrics.c.split)
+    query = select(*key).where(metrics.c.run_id == run_id).order_by(*key).limit(1)
+    row = connection.execute(query).one_or_none()
+    while row is not None:
+        found.append((row.name, row.split))
+        row = connection.execute(query.where(tuple_(*key) > found[-1])).one_or_none()
+    return found
+
+
+def _steps_at_distance(curve: ColumnElement[bool], distance: int) -> CTE:
+    """The first step of a curve, and then always the next that is at least so far behind the one before."""
+    taken = select(func.min(metrics.c.step).label("step")).where(curve).cte("taken", recursive=True)
+    following = select(func.min(metrics.c.step)).where(curve, metrics.c.step >= taken.c.step + distance)
+    return taken.union_all(select(following.scalar_subquery()).where(taken.c.step.is_not(None)))
 
 
 def drop_after(connection: Connection, run_id: int, step: int) -> None:

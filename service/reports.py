@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 
 from dljobs.errors import NotFound
 
-from . import events, jobs, leases, logs, nodes, quarantine, registration, runs, views
+from . import events, jobs, leases, logs, nodes, pages, quarantine, registration, runs, views
 from .clock import read_now
 from .database import Database, open_database
 from .parts import list_parts, nodes_by_rank
@@ -44,7 +44,7 @@ def status(database: Database, *, lease_s: float, limit: int | None, expand: boo
         moment = read_now(connection)
         which = None if expand else job_table.c.set_id.is_(None)
         active = jobs.list_active(connection, which)
-        ended = jobs.list_ended(connection, most, which)
+        ended = pages.list_ended(connection, most, which)
         live = {row["job_id"]: row for row in runs.list_live(connection)}
         planned = _plan(connection, lease_s) if jobs.has_waiting(connection) else None
         offered = workers_in(connection, lease_s=lease_s)
@@ -100,6 +100,21 @@ def _capacity(workers: Sequence[Json]) -> Json:
             ],
         },
     }
+
+
+def list_newest(database: Database, **wanted: Any) -> list[Json]:
+    """A page of jobs, the newest first, as they stand in their rows; arguments as `pages.list_newest`."""
+    with database.read() as connection:
+        moment = read_now(connection)
+        return [views.job_view(row, moment=moment) for row in pages.list_newest(connection, **wanted)]
+
+
+def list_best(database: Database, metric: str, **wanted: Any) -> list[Json]:
+    """A page of the jobs that did best, each with its `value`; arguments as `pages.list_best`."""
+    with database.read() as connection:
+        moment = read_now(connection)
+        found = pages.list_best(connection, metric, **wanted)
+        return [{**views.job_view(row, moment=moment), "value": row["value"]} for row in found]
 
 
 def list_jobs(database: Database, job_ids: Sequence[int], *, lease_s: float) -> list[Json]:

@@ -20,6 +20,7 @@ from .events import record
 from .failures import LOST, WITHIN_RETRIES, FailureClass, decide
 from .jobs import get_job, move_job
 from .json_text import to_json
+from .pages import add_scores
 from .parts import HEAD, add_parts, end_parts
 from .scheduling.rows import Part, Sharer
 from .sizes import show_size
@@ -170,6 +171,7 @@ class _End:
 def _decide_end(connection: Connection, job: RowMapping, run: RowMapping, outcome: Outcome) -> _End:
     failure = outcome.failure
     if failure is None:
+        add_scores(connection, job["id"], outcome.result or {})
         done = {"result_json": _to_json(outcome.result), "failure_class": None}
         return _End(RunState.SUCCEEDED, JobState.SUCCEEDED, outcome.reason, "", done)
     if job["cancel_requested_at"] is not None:

@@ -9,7 +9,18 @@ from __future__ import annotations
 from .cluster import devices, drained_nodes, kept_devices, quarantines, workers
 from .columns import metadata
 from .queue import dependencies, jobs, ledger, policy, set_dependencies, sets
-from .records import artifact_blobs, artifacts, blobs, evaluations, events, logs, metrics, sources, verifications
+from .records import (
+    artifact_blobs,
+    artifacts,
+    blobs,
+    evaluations,
+    events,
+    logs,
+    metrics,
+    scores,
+    sources,
+    verifications,
+)
 from .running import leases, run_parts, runs
 
 __all__ = [
@@ -32,6 +43,7 @@ __all__ = [
     "quarantines",
     "run_parts",
     "runs",
+    "scores",
     "set_dependencies",
     "sets",
     "sources",

@@ -83,9 +83,15 @@ jobs = Table(
     Index("ix_jobs_state_priority", "state", "priority", "submitted_at"),
     Index("ix_jobs_history", "model", "num_devices", "state", "id"),  # how long the like of it took
     Index("ix_jobs_set", "set_id", "state", "failure_class"),  # all that counting needs
+    # Pages of jobs, newest first, one state after the other (`pages.py`).
+    Index("ix_jobs_page", "state", "id"),
+    Index("ix_jobs_page_user", "user", "state", "id"),
+    Index("ix_jobs_page_model", "model", "state", "id"),
     Index("uq_jobs_member", "set_id", "set_index", unique=True),
     sqlite_autoincrement=True,
 )
+
+Index("ix_jobs_page_alone", jobs.c.state, jobs.c.id, info={"where": text("set_id IS NULL")})  # of no set
 
 # Arrays and sweeps: jobs that were submitted as one, `jobs.set_id`.
 sets = Table(

@@ -45,6 +45,16 @@ metrics = Table(
     sqlite_autoincrement=True,
 )
 
+# What a job's result has of each metric, so that the best jobs are found without reading any result.
+scores = Table(
+    "scores",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("metric", String(100), primary_key=True),
+    Column("value", Double, nullable=False),
+    Index(None, "metric", "value", "job_id"),
+)
+
 logs = Table(
     "logs",
     metadata,

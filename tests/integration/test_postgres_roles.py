@@ -42,7 +42,7 @@ OF_WORKERS_AND_ADMIN = {
         "logs",
         "metrics",
     ),
-    *("policy", "quarantines", "run_parts", "runs", "verifications", "workers"),
+    *("policy", "quarantines", "run_parts", "runs", "scores", "verifications", "workers"),
 }
 OF_CLIENTS = {
     "jobs": {"INSERT", "UPDATE"},
