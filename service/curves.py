@@ -21,15 +21,24 @@ def load_curves(database: Database, job_ids: Sequence[int]) -> list[Json]:
     """
     curves: list[Json] = []
     with database.read() as connection:
-        for job_id in job_ids:
-            job = jobs.get_job(connection, job_id)
-            numbers = {row["id"]: row["number"] for row in runs.list_runs(connection, [job_id])}
-            points = [row for one in numbers for row in metrics.list_thinned(connection, one, MAX_POINTS)]
-            for (split, name), lines in _by_curve(points, numbers).items():
-                about = {"job_id": job_id, "job_name": job["name"], "split": split, "name": name}
-                joined = join_runs(lines)
-                points_only, times = [point[:3] for point in joined], [point[3] for point in joined]
-                curves.append({**about, "points": points_only, "times": times})
+        names = {row["id"]: row["name"] for row in jobs.get_jobs(connection, job_ids)}
+        rows = runs.list_runs(connection, job_ids)
+        # Most runs are short: those of thousands of jobs are read at once.
+        points = metrics.list_points(connection, [run["id"] for run in rows if run["step"] <= MAX_POINTS])
+        for run in rows:
+            if run["step"] > MAX_POINTS:
+                points += metrics.list_thinned(connection, run["id"], MAX_POINTS)
+    numbers = {run["id"]: run["number"] for run in rows}
+    jobs_of = {run["id"]: run["job_id"] for run in rows}
+    of_jobs: dict[int, list[Mapping[Any, Any]]] = {}
+    for point in points:
+        of_jobs.setdefault(jobs_of[point["run_id"]], []).append(point)
+    for job_id in job_ids:
+        for (split, name), lines in _by_curve(of_jobs.get(job_id, ()), numbers).items():
+            about = {"job_id": job_id, "job_name": names[job_id], "split": split, "name": name}
+            joined = join_runs(lines)
+            points_only, times = [point[:3] for point in joined], [point[3] for point in joined]
+            curves.append({**about, "points": points_only, "times": times})
     return curves
 
 

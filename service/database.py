@@ -6,7 +6,7 @@ It knows drivers and pragmas; it knows no table. Queries stand in the file of th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ from dljobs.errors import DatabaseFull, NotAllowed, Unreachable, UsageError
 from .settings import Settings, mask
 
 BUSY_TIMEOUT_S = 30
+IDS_AT_ONCE = 1000
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs"}
 
 
@@ -153,6 +154,12 @@ def _begin_sqlite(connection: Connection) -> None:
         # NORMAL syncs the log only before it is moved into the file; FULL syncs all of it at each commit.
         connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('dljobs_durable', True) else 'NORMAL'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("dljobs_write") else "BEGIN")
+
+
+def in_batches(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many of them at a time as one statement may well name."""
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        yield ids[start : start + IDS_AT_ONCE]
 
 
 class Lock(IntEnum):

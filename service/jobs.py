@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, String, and_, insert, literal, select, true, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, String, and_, case, insert, literal, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from dljobs.errors import DljobsError, NotFound, UsageError
 
 from .clock import now, read_now
+from .database import in_batches
 from .events import record, record_all
 from .names import MAX_ID, Target, resolve
 from .scheduling.rows import ANYWHERE, Condition, Selector
@@ -29,6 +30,9 @@ from .tables import dependencies, jobs, set_dependencies, sets
 
 if TYPE_CHECKING:
     from .freezing import Frozen
+
+
+RETRYABLE_JOBS = (JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,28 @@ def get_job(connection: Connection, job_id: int, *, lock: bool = False) -> RowMa
     return row
 
 
+def get_jobs(connection: Connection, job_ids: Sequence[int]) -> list[RowMapping]:
+    """The rows of these jobs, in the order in which they are named.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+    found: dict[int, RowMapping] = {}
+    for ids in in_batches([job_id for job_id in job_ids if 0 < job_id <= MAX_ID]):
+        rows = connection.execute(select(jobs).where(jobs.c.id.in_(ids))).mappings()
+        found.update((row["id"], row) for row in rows)
+    return [found[job_id] if job_id in found else get_job(connection, job_id) for job_id in job_ids]
+
+
+def states_of(connection: Connection, job_ids: Sequence[int]) -> dict[int, JobState]:
+    """The states of these jobs."""
+    found: dict[int, JobState] = {}
+    for ids in in_batches(job_ids):
+        rows = connection.execute(select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(ids)))
+        found.update((row.id, JobState(row.state)) for row in rows)
+    return found
+
+
 def size_of(job: Mapping[Any, Any]) -> Size:
     """What the job asks for."""
     return Size(job["num_devices"], job["min_devices"], job["share_percent"])
@@ -291,17 +317,24 @@ def retry_job(connection: Connection, job_id: int, *, actor: str, fresh: bool) -
         DljobsError: the job has not failed.
     """
     job = get_job(connection, job_id, lock=True)
-    if JobState(job["state"]) not in (JobState.FAILED, JobState.CANCELLED):
+    if JobState(job["state"]) not in RETRYABLE_JOBS:
         hint = f"submit it anew: dljobs submit {job['model']}" if job["state"] == JobState.SUCCEEDED else ""
         raise DljobsError(f"job {job_id} is {job['state']}: only a failed or cancelled job can be retried", hint)
+    retry_jobs(connection, jobs.c.id == job_id, actor=actor, fresh=fresh)
+
+
+def retry_jobs(connection: Connection, which: ColumnElement[bool], *, actor: str, fresh: bool) -> int:
+    """As `retry_job`, for all of these jobs that failed or were cancelled; returns how many."""
     values: dict[str, Any] = {"num_retries": 0, "num_lost": 0, "failure_class": None, "ended_at": None}
     values |= {"cancel_requested_at": None, "eligible_at": None, "result_json": None, "prune_reason": None}
     # Whoever wants a pruned trial to go on would not have it pruned once more.
-    values["may_be_pruned"] = int(job["prune_reason"] is None and job["may_be_pruned"])
+    values["may_be_pruned"] = case((jobs.c.prune_reason.is_(None), jobs.c.may_be_pruned), else_=0)
     if fresh:
-        values["first_resumable_run"] = job["num_runs"] + 1
+        values["first_resumable_run"] = jobs.c.num_runs + 1
     how = "from the beginning" if fresh else "from its last checkpoint, if it has one"
-    move_job(connection, job_id, JobState.QUEUED, actor=actor, reason=f"retried by {actor}, {how}", **values)
+    reason = f"retried by {actor}, {how}"
+    again = and_(which, jobs.c.state.in_(RETRYABLE_JOBS))
+    return move_jobs(connection, again, JobState.QUEUED, actor=actor, reason=reason, **values)
 
 
 def hold_job(connection: Connection, job_id: int, *, actor: str, release: bool = False) -> None:

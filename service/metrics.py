@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import CTE, ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, tuple_
 
+from .database import in_batches
 from .tables import metrics
 
 
@@ -31,11 +32,14 @@ def add_points(connection: Connection, run_id: int, points: Sequence[Point]) -> 
 
 
 def list_points(connection: Connection, run_ids: Sequence[int], *, name: str | None = None) -> list[RowMapping]:
-    """All points of these runs, by step."""
-    query = select(metrics).where(metrics.c.run_id.in_(run_ids))
-    if name is not None:
-        query = query.where(metrics.c.name == name)
-    return list(connection.execute(query.order_by(metrics.c.step, metrics.c.id)).mappings())
+    """All points of these runs, of each by step."""
+    found: list[RowMapping] = []
+    for ids in in_batches(run_ids):
+        query = select(metrics).where(metrics.c.run_id.in_(ids))
+        if name is not None:
+            query = query.where(metrics.c.name == name)
+        found += connection.execute(query.order_by(metrics.c.step, metrics.c.id)).mappings()
+    return found
 
 
 def list_thinned(connection: Connection, run_id: int, max_points: int) -> list[RowMapping]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 5.8, 4.0  # of a panel, in inches
 MAX_COLUMNS = 3
+MAX_NAMED = 40  # a longer legend would hide what it is of
 COUNTED = ("step", "epoch")  # there is no half of one to put a number at
 STYLES: dict[Style, dict[str, Any]] = {
     "line": {"linewidth": 2.6, "alpha": 0.8},
@@ -71,7 +72,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.tick_params(labelbottom=True)
     if panel.x_label in COUNTED:
         axes.locator_params(axis="x", integer=True)
-    axes.legend(fontsize=8, framealpha=0.8)
+    if len(panel.series) <= MAX_NAMED:
+        axes.legend(fontsize=8, framealpha=0.8)
 
 
 def _style(series: Series) -> dict[str, Any]:

@@ -119,27 +119,26 @@ def list_best(database: Database, metric: str, **wanted: Any) -> list[Json]:
 
 def list_jobs(database: Database, job_ids: Sequence[int], *, lease_s: float) -> list[Json]:
     """These jobs, with progress and reasons."""
-    planned: Planned | None = None
-    found = []
     with database.read() as connection:
-        moment = read_now(connection)
-        for job_id in job_ids:
-            row = jobs.get_job(connection, job_id)
-            run = None if row["state"] in ENDED_JOBS else runs.latest_run(connection, job_id)
-            if row["state"] in WAITING_JOBS and planned is None:
-                planned = _plan(connection, lease_s)
-            found.append(views.job_view(row, moment=moment, run=run, prospect=prospect_of(planned, row)))
+        return jobs_in(connection, job_ids, lease_s=lease_s)
+
+
+def jobs_in(connection: Connection, job_ids: Sequence[int], *, lease_s: float) -> list[Json]:
+    """As `list_jobs`."""
+    rows, moment = jobs.get_jobs(connection, job_ids), read_now(connection)
+    going_on = [row["id"] for row in rows if row["state"] not in ENDED_JOBS]
+    latest = runs.latest_runs(connection, going_on)
+    planned = _plan(connection, lease_s) if any(row["state"] in WAITING_JOBS for row in rows) else None
+    found = []
+    for row in rows:
+        prospect = prospect_of(planned, row) if planned else None
+        found.append(views.job_view(row, moment=moment, run=latest.get(row["id"]), prospect=prospect))
     return found
 
 
 def job_in(connection: Connection, job_id: int, *, lease_s: float) -> Json:
     """One Job as `status` shows it."""
-    row = jobs.get_job(connection, job_id)
-    run = None if row["state"] in ENDED_JOBS else runs.latest_run(connection, job_id)
-    prospect = None
-    if row["state"] in WAITING_JOBS:
-        prospect = prospect_of(_plan(connection, lease_s), row)
-    return views.job_view(row, moment=read_now(connection), run=run, prospect=prospect)
+    return jobs_in(connection, [job_id], lease_s=lease_s)[0]
 
 
 def prospect_of(planned: Planned | None, job: Mapping[Any, Any]) -> views.Prospect | None:
@@ -174,12 +173,12 @@ def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
         }
 
 
-def advice_for(database: Database, job_id: int) -> str:
-    """What the error of a job's last run says would help; nothing where it says nothing."""
+def advice_for(database: Database, job_ids: Sequence[int]) -> dict[int, str]:
+    """What the errors of these jobs' last runs say would help; a job is missing where they say nothing."""
     with database.read() as connection:
-        run = runs.latest_run(connection, job_id)
-    error = json.loads(run["error_json"] or "{}") if run else {}
-    return str(error.get("hint") or "")
+        latest = runs.latest_runs(connection, job_ids)
+    hints = {job_id: json.loads(run["error_json"] or "{}").get("hint") for job_id, run in latest.items()}
+    return {job_id: str(hint) for job_id, hint in hints.items() if hint}
 
 
 def run_in(connection: Connection, run: Mapping[Any, Any], spec: Mapping[str, Any]) -> Json:

@@ -15,6 +15,7 @@ from dljobs.errors import DljobsError, StaleToken
 
 from . import leases, ledger
 from .clock import now
+from .database import in_batches
 from .durations import show_duration
 from .events import record
 from .failures import LOST, WITHIN_RETRIES, FailureClass, decide
@@ -279,9 +280,12 @@ def get_run(connection: Connection, run_id: int) -> RowMapping:
 
 
 def list_runs(connection: Connection, job_ids: Sequence[int]) -> list[RowMapping]:
-    """All runs of these jobs, in their order."""
-    query = select(runs).where(runs.c.job_id.in_(job_ids)).order_by(runs.c.job_id, runs.c.number)
-    return list(connection.execute(query).mappings())
+    """All runs of these jobs, of each in their order."""
+    found: list[RowMapping] = []
+    for ids in in_batches(job_ids):
+        of_jobs = select(runs).where(runs.c.job_id.in_(ids))
+        found += connection.execute(of_jobs.order_by(runs.c.job_id, runs.c.number)).mappings()
+    return found
 
 
 def list_live(connection: Connection) -> list[RowMapping]:
@@ -293,6 +297,16 @@ def latest_run(connection: Connection, job_id: int) -> RowMapping | None:
     """The job's newest run, ended or not; None before its first."""
     query = select(runs).where(runs.c.job_id == job_id).order_by(runs.c.number.desc()).limit(1)
     return connection.execute(query).mappings().one_or_none()
+
+
+def latest_runs(connection: Connection, job_ids: Sequence[int]) -> dict[int, RowMapping]:
+    """As `latest_run`, by job; one without a run is missing."""
+    newest = (runs.c.job_id == jobs.c.id) & (runs.c.number == jobs.c.num_runs)
+    found: dict[int, RowMapping] = {}
+    for ids in in_batches(job_ids):
+        rows = connection.execute(select(runs).join(jobs, newest).where(jobs.c.id.in_(ids))).mappings()
+        found.update((row["job_id"], row) for row in rows)
+    return found
 
 
 def live_runs_of(connection: Connection, worker_id: int) -> list[RowMapping]:

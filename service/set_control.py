@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import alteration, jobs, sets
+from . import alteration, sets
 from .database import Database
 from .doorbell import Doorbell
 
@@ -53,8 +53,7 @@ def retry(database: Database, doorbell: Doorbell, set_id: int, *, actor: str, fr
         DljobsError: there is none.
     """
     with database.write() as connection:
-        for job_id in sets.list_retryable(connection, set_id):
-            jobs.retry_job(connection, job_id, actor=actor, fresh=fresh)
+        sets.retry_set(connection, set_id, actor=actor, fresh=fresh)
     return doorbell.ring_schedule()
 
 

@@ -22,7 +22,7 @@ from .database import Lock, wait_for_lock
 from .events import record_all
 from .failures import FailureClass
 from .halving import Rule
-from .jobs import NewJob, add_inserted, job_values, move_jobs, resolve_dependencies
+from .jobs import NewJob, add_inserted, job_values, move_jobs, resolve_dependencies, retry_jobs
 from .scheduling.rows import Condition, Dependency, Progress
 from .states import ENDED_JOBS, LIVE_RUNS, PLACED_JOBS, WAITING_JOBS, JobState
 from .tables import jobs, run_parts, runs, set_dependencies, sets, workers
@@ -231,19 +231,17 @@ def hold_set(connection: Connection, set_id: int, *, actor: str, release: bool =
     return number
 
 
-def list_retryable(connection: Connection, set_id: int) -> list[int]:
-    """The jobs that failed or were cancelled by hand: those that were pruned would only be pruned again.
+def retry_set(connection: Connection, set_id: int, *, actor: str, fresh: bool) -> int:
+    """Queue again what failed or was cancelled by hand, for what was pruned would only be pruned again; how many.
 
     Raises:
         DljobsError: there are none.
     """
-    of_set = lock_jobs(connection, set_id)
-    again = jobs.c.state.in_((JobState.FAILED, JobState.CANCELLED))
     by_hand = or_(jobs.c.failure_class.is_(None), jobs.c.failure_class != FailureClass.PRUNED)
-    found = list(connection.execute(select(jobs.c.id).where(of_set, again, by_hand).order_by(jobs.c.id)).scalars())
-    if not found:
+    number = retry_jobs(connection, and_(lock_jobs(connection, set_id), by_hand), actor=actor, fresh=fresh)
+    if not number:
         raise DljobsError(f"no job of s{set_id} has failed or was cancelled")
-    return found
+    return number
 
 
 def set_max_parallel(connection: Connection, set_id: int, number: int) -> None:

@@ -16,10 +16,10 @@ from sqlalchemy import Connection, RowMapping
 
 from dljobs.errors import DljobsError, NotFinished, Unreachable
 
-from . import artifacts, logs, reports, runs, views
+from . import artifacts, jobs, logs, reports, runs, views
 from .database import Database
 from .parts import nodes_by_rank
-from .states import ENDED_JOBS
+from .states import ENDED_JOBS, JobState
 from .views import Json
 
 FASTEST_POLL_S = 0.05
@@ -71,16 +71,16 @@ def wait_for(database: Database, job_ids: Sequence[int], *, lease_s: float, poll
     Raises:
         NotFinished: the time is up, and a job goes on.
     """
-    seen: list[str] = []
+    left = list(dict.fromkeys(job_ids))
+    seen: dict[int, JobState] = {}
     while True:
-        found = _look(database, lambda connection: [_job(connection, job_id, lease_s) for job_id in job_ids])
-        going_on = [job for job in found if job["state"] not in ENDED_JOBS]
-        if not going_on:
-            return found
-        states = [job["state"] for job in found]
+        states = _look(database, partial(_states, left))
+        left = [job_id for job_id in left if states[job_id] not in ENDED_JOBS]
+        if not left:
+            return _look(database, lambda connection: reports.jobs_in(connection, job_ids, lease_s=lease_s))
         if not poll.pause(happened=states != seen):
-            raise unfinished(going_on)
-        seen = states
+            raise unfinished(left)
+        seen = {job_id: states[job_id] for job_id in left}
 
 
 def wait_for_checkpoint(database: Database, run: Mapping[Any, Any], *, poll: Poll) -> Json:
@@ -113,14 +113,13 @@ def _checkpoints_since(
     return runs.get_run(connection, run["id"]), of_run
 
 
-def unfinished(jobs_left: Sequence[Json]) -> NotFinished:
+def unfinished(job_ids: Sequence[int]) -> NotFinished:
     """The error that says which jobs go on without this client."""
-    listed = ", ".join(f"job {job['id']}" for job in jobs_left[:5])
-    more = f" and {len(jobs_left) - 5} more" if len(jobs_left) > 5 else ""
-    first = jobs_left[0]["id"]
+    listed = ", ".join(f"job {job_id}" for job_id in job_ids[:5])
+    more = f" and {len(job_ids) - 5} more" if len(job_ids) > 5 else ""
     return NotFinished(
-        f"stopped waiting: {listed}{more} go{'es' if len(jobs_left) == 1 else ''} on",
-        f"wait again with `dljobs wait {first}`, end it with `dljobs cancel {first}`",
+        f"stopped waiting: {listed}{more} go{'es' if len(job_ids) == 1 else ''} on",
+        f"wait again with `dljobs wait {job_ids[0]}`, end it with `dljobs cancel {job_ids[0]}`",
     )
 
 
@@ -148,7 +147,7 @@ def follow(
         if glimpse.job["state"] in ENDED_JOBS:
             return
         if not poll.pause(happened=bool(glimpse.lines) or glimpse.job["state"] != seen):
-            raise unfinished([glimpse.job])
+            raise unfinished([job_id])
         seen = glimpse.job["state"]
 
 
@@ -174,7 +173,7 @@ def _glimpse(
     job_id: int, lease_s: float, rank: int | None, after_id: int, tail: int | None, connection: Connection
 ) -> Glimpse:
     # The job first: once it has ended, its log is complete.
-    job = _job(connection, job_id, lease_s)
+    job = reports.job_in(connection, job_id, lease_s=lease_s)
     numbers = reports.run_numbers(connection, job_id)
     last = None if tail is None else max(tail, 1)
     rows = logs.list_lines(connection, list(numbers), rank=rank, after_id=after_id, tail=last, limit=LINES_AT_ONCE)
@@ -182,8 +181,8 @@ def _glimpse(
     return Glimpse(job, [views.line_view(row, numbers[row["run_id"]], of_ranks) for row in rows])
 
 
-def _job(connection: Connection, job_id: int, lease_s: float) -> Json:
-    return reports.job_in(connection, job_id, lease_s=lease_s)
+def _states(job_ids: Sequence[int], connection: Connection) -> dict[int, JobState]:
+    return jobs.states_of(connection, job_ids)
 
 
 def _look(database: Database, query: Callable[[Connection], T]) -> T:

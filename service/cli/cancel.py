@@ -8,7 +8,7 @@ from dljobs.errors import ExitCode
 from dljobs.service.settings import Settings
 
 from .each import for_each
-from .opening import database_of, doorbell_of, list_asked, resolve_targets
+from .opening import database_of, doorbell_of, list_asked, members_of, resolve_targets
 from .options import jobs_argument, json_option
 from .output import print_json, say
 from .wording import describe_set
@@ -38,13 +38,13 @@ def cancel(settings: Settings, *, jobs: tuple[str, ...], wait: bool, as_json: bo
             resolve_targets(database, jobs),
             lambda what: (set_control if what.is_set else control).cancel(database, doorbell, what.id, actor=actor),
         )
-        found = list_asked(database, asked, lease_s=lease_s, with_members=wait or as_json)
-        if wait and found:
-            found = wait_until_ended(database, found, lease_s=lease_s)
+        if wait and asked:
+            found = wait_until_ended(database, members_of(database, asked), lease_s=lease_s)
             if any(job["exit_code"] != ExitCode.CANCELLED for job in found):
                 code = code or int(ExitCode.ERROR)  # it ended in another way before it could be cancelled
-        elif not as_json:
-            for each in found:
+        else:
+            found = list_asked(database, asked, lease_s=lease_s, with_members=as_json)
+            for each in () if as_json else found:
                 if "counts" in each:
                     say(describe_set(each))
                 else:

@@ -121,11 +121,10 @@ def _on_worker(settings: Settings, *, job: str, checkpoint: str, data: str | Non
         submitted = evaluate_on_worker(database, doorbell_of(settings), settings, job_id, which=checkpoint, data=data)
         for warning in submitted.warnings:
             say(f"warning: {warning}")
-        found = list_jobs(database, [submitted.job_id], lease_s=settings.lease_s)
         title = f"job {submitted.job_id} submitted: evaluation of job {job_id}"
         if not wait:
-            return Found("jobs", found, title, None)
-        found = wait_until_ended(database, found, lease_s=settings.lease_s)
+            return Found("jobs", list_jobs(database, [submitted.job_id], lease_s=settings.lease_s), title, None)
+        found = wait_until_ended(database, [submitted.job_id], lease_s=settings.lease_s)
         [ended] = found
         if ended["exit_code"]:
             return Found("jobs", found, describe_end(ended), None, ended["exit_code"])

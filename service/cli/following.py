@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from .output import line_writer, say
 from .wording import describe_end
 
 Json = dict[str, Any]
+
+MOST_TOLD = 20  # how each of them ended
 
 
 def follow_job(
@@ -33,7 +36,7 @@ def follow_job(
         NotFinished: Ctrl-C; the job goes on.
     """
     run = None
-    with _going_on([job]), line_writer(bar=bar) as writer:
+    with _going_on([job["id"]]), line_writer(bar=bar) as writer:
         for glimpse in follow(database, job["id"], lease_s=lease_s, poll=Poll(), rank=rank, tail=tail):
             job = glimpse.job
             for number, lines in _by_run(glimpse.lines):
@@ -46,26 +49,32 @@ def follow_job(
 
 
 def wait_until_ended(
-    database: Database, waited_for: Sequence[Json], *, lease_s: float, timeout_s: float | None = None
+    database: Database, job_ids: Sequence[int], *, lease_s: float, timeout_s: float | None = None
 ) -> list[Json]:
     """Wait until these jobs have ended, and say how; returns them as they are then.
 
     Raises:
         NotFinished: Ctrl-C or the timeout; the jobs go on.
     """
-    with _going_on(waited_for):
-        ended = wait_for(database, [job["id"] for job in waited_for], lease_s=lease_s, poll=Poll(timeout_s))
-    for job in ended:
-        say_end(database, job)
+    with _going_on(job_ids):
+        ended = wait_for(database, job_ids, lease_s=lease_s, poll=Poll(timeout_s))
+    say_ends(database, ended)
     return ended
 
 
-def say_end(database: Database, job: Json) -> None:
-    """Say how a job ended and, where its error tells, what to do about it."""
-    say(describe_end(job))
-    advice = advice_for(database, job["id"]) if job["state"] == JobState.FAILED else ""
-    if advice:
-        say(f"hint: {advice}")
+def say_ends(database: Database, ended: Sequence[Json]) -> None:
+    """Say how jobs ended and, where an error tells, what to do about it; of many only the first that went wrong."""
+    told = ended
+    if len(ended) > MOST_TOLD:
+        told = [job for job in ended if job["state"] != JobState.SUCCEEDED and job["failure_class"] != "pruned"]
+    advice = advice_for(database, [job["id"] for job in told[:MOST_TOLD] if job["state"] == JobState.FAILED])
+    for job in told[:MOST_TOLD]:
+        say(describe_end(job))
+        if job["id"] in advice:
+            say(f"hint: {advice[job['id']]}")
+    if len(ended) > MOST_TOLD:
+        counts = Counter("pruned" if job["failure_class"] == "pruned" else job["state"] for job in ended)
+        say(f"{len(ended)} jobs: " + ", ".join(f"{number} {state}" for state, number in counts.most_common()))
 
 
 def first_failure(ended: Sequence[Mapping[str, Any]]) -> int:
@@ -82,11 +91,11 @@ def show_line(line: Mapping[str, Any], num_ranks: int) -> str:
 
 
 @contextmanager
-def _going_on(waited_for: Sequence[Json]) -> Iterator[None]:
+def _going_on(job_ids: Sequence[int]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise unfinished(waited_for) from None
+        raise unfinished(job_ids) from None
 
 
 def _by_run(lines: Sequence[Json]) -> Iterator[tuple[int, list[Json]]]:

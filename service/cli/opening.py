@@ -65,21 +65,24 @@ def resolve_targets(database: Database, texts: Sequence[str]) -> list[Target]:
 
 def list_asked(database: Database, targets: Sequence[Target], *, lease_s: float, with_members: bool) -> list[Any]:
     """Jobs as `list_jobs` has them; of each set one line of `status`, or all its jobs."""
-    from dljobs.service.names import member_ids
     from dljobs.service.reports import list_jobs
     from dljobs.service.set_reports import list_sets
 
-    with database.read() as connection:
-        job_ids = member_ids(connection, [each for each in targets if with_members or not each.is_set])
+    job_ids = members_of(database, [each for each in targets if with_members or not each.is_set])
     found = list_jobs(database, job_ids, lease_s=lease_s)
     if not with_members:
         found += list_sets(database, [each.id for each in targets if each.is_set])
     return found
 
 
-def resolve_members(database: Database, texts: Sequence[str]) -> list[int]:
-    """As `resolve_targets`, with the jobs of a set in its place."""
-    from dljobs.service.names import member_ids, resolve_all
+def members_of(database: Database, targets: Sequence[Target]) -> list[int]:
+    """The jobs that are meant, those of sets in their order."""
+    from dljobs.service.names import member_ids
 
     with database.read() as connection:
-        return member_ids(connection, resolve_all(connection, texts))
+        return member_ids(connection, targets)
+
+
+def resolve_members(database: Database, texts: Sequence[str]) -> list[int]:
+    """As `resolve_targets`, with the jobs of a set in its place."""
+    return members_of(database, resolve_targets(database, texts))

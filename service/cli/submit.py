@@ -205,13 +205,13 @@ def _announce(submitted: Submitted, new: NewJob, *, to_stdout: bool) -> None:
 def _see_it_end(
     database: Database, job: dict[str, Any], new: NewJob, *, lease_s: float, follow: bool
 ) -> dict[str, Any]:
-    from .following import follow_job, say_end, wait_until_ended
+    from .following import follow_job, say_ends, wait_until_ended
 
     if not follow:
-        return wait_until_ended(database, [job], lease_s=lease_s)[0]
+        return wait_until_ended(database, [job["id"]], lease_s=lease_s)[0]
     num_ranks = new.spec.num_devices if new.spec.strategy == "ddp" else 1
     job = follow_job(database, job, lease_s=lease_s, bar=True, num_ranks=num_ranks)
-    say_end(database, job)
+    say_ends(database, [job])
     return job
 
 

@@ -29,7 +29,6 @@ def submit_set(
 ) -> int:
     """Insert a set, say so, and wait for its end where that is wanted; returns the exit code."""
     from dljobs.service.names import Target, member_ids
-    from dljobs.service.reports import list_jobs
     from dljobs.service.set_reports import list_sets
     from dljobs.service.set_submission import enqueue_set, prepare_set
 
@@ -52,9 +51,7 @@ def submit_set(
         if wait:
             with database.read() as connection:
                 job_ids = member_ids(connection, [Target(submitted.set_id, is_set=True)])
-            ended = wait_until_ended(
-                database, list_jobs(database, job_ids, lease_s=settings.lease_s), lease_s=settings.lease_s
-            )
+            ended = wait_until_ended(database, job_ids, lease_s=settings.lease_s)
             # That trials are pruned is what was asked for.
             code = first_failure([job for job in ended if job["failure_class"] != "pruned"])
         if as_json:

@@ -32,7 +32,7 @@ def verify(settings: Settings, *, job: str, steps: int | None, timeout: float | 
       dljobs verify @
       dljobs verify 12:step-400 --steps 1000
     """
-    from dljobs.service.reports import list_jobs, list_verifications
+    from dljobs.service.reports import list_verifications
     from dljobs.service.submission import enqueue
     from dljobs.service.verifications import prepare_verification
 
@@ -45,8 +45,7 @@ def verify(settings: Settings, *, job: str, steps: int | None, timeout: float | 
         say(f"job {submitted.job_id} submitted: {new.name}")
         for warning in submitted.warnings:
             say(f"warning: {warning}")
-        [found] = list_jobs(database, [submitted.job_id], lease_s=settings.lease_s)
-        ended = wait_until_ended(database, [found], lease_s=settings.lease_s, timeout_s=timeout)
+        ended = wait_until_ended(database, [submitted.job_id], lease_s=settings.lease_s, timeout_s=timeout)
         if code := first_failure(ended):
             return code
         done = list_verifications(database, new.beginning.job_id)

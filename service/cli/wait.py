@@ -27,14 +27,11 @@ def wait(settings: Settings, *, jobs: tuple[str, ...], timeout: float | None, as
       dljobs wait @
       dljobs wait 12 s3 --timeout 2h
     """
-    from dljobs.service.reports import list_jobs
-
     from .following import first_failure, wait_until_ended
 
     lease_s = settings.lease_s
     with database_of(settings) as database:
-        found = list_jobs(database, resolve_members(database, jobs), lease_s=lease_s)
-        ended = wait_until_ended(database, found, lease_s=lease_s, timeout_s=timeout)
+        ended = wait_until_ended(database, resolve_members(database, jobs), lease_s=lease_s, timeout_s=timeout)
     if as_json:
         print_json("jobs", ended)
     return first_failure(ended)

@@ -178,7 +178,11 @@ def test_what_is_retried(database: Database) -> None:
     assert (rows[2]["failure_class"], rows[2]["reason"]) == ("pruned", "fell behind")
     with database.write() as connection:
         assert sets.count_states(connection, [set_id])[set_id]["pruned"] == 1
-        assert sets.list_retryable(connection, set_id) == members[:2]
+        assert sets.retry_set(connection, set_id, actor="ada", fresh=True) == 2
+    rows = [job_row(database, job_id) for job_id in members]
+    assert [row["state"] for row in rows] == ["queued", "queued", "cancelled", "succeeded"]
+    assert [(row["first_resumable_run"], row["may_be_pruned"]) for row in rows[:2]] == [(2, 1)] * 2
+    with database.write() as connection:
         jobs.retry_job(connection, members[2], actor="ada", fresh=False)
     row = job_row(database, members[2])
     assert (row["prune_reason"], row["may_be_pruned"]) == (None, 0)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from sqlalchemy import Engine, event
 
 from dljobs.service.failures import FailureClass
 from tests.output_schema import read_output
@@ -56,6 +60,54 @@ def test_a_set_is_cancelled_held_and_released(dljobs, world):
     assert (done.code != 0, "all jobs of s1 have already ended" in done.err) == (True, True)
     assert "s1: 4 queued" in dljobs("retry", "s1").err
     assert [job["id"] for job in of_json(dljobs("cancel", "s1", "--json"))["jobs"]] == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """What the database was asked, by anybody; to be cleared."""
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
+        found.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield found
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_a_hundred_jobs_cost_no_more_statements_than_three(dljobs, world, statements: list[str]):
+    """Whatever is asked of a set, the database is asked for all of its jobs at once."""
+    world.worker(num_devices=100)
+    asked: dict[int, list[int]] = {}
+    for number, name in ((3, "s1"), (100, "s2")):
+        dljobs("submit", "lenet", "--array", f"0-{number - 1}")
+        asked[number] = []
+        for command in (
+            ["update", name, "--priority", "60", "--gpus", "1", "--json"],
+            ["hold", name, "--json"],
+            ["release", name, "--json"],
+            ["cancel", name, "--wait", "--json"],
+            ["retry", name, "--json"],
+            ["status", "--start", "--expand", "--json"],
+            ["sweep", name],
+        ):
+            statements.clear()
+            assert dljobs(*command).code == 0
+            asked[number].append(len(statements))
+        for key in world.place():
+            world.run(key)
+            world.write_points(key, "test", "accuracy", {1: 0.5, 2: 0.6})
+            world.end(key, FailureClass.USER, "it raised", error={"hint": "mend it"})
+        statements.clear()
+        done = dljobs("wait", name, "--json")
+        assert (done.code, "mend it" in done.err, len(done.json)) == (100, True, number)
+        asked[number].append(len(statements))
+        statements.clear()
+        assert len(dljobs("plot", name, "--json").json) == number
+        asked[number].append(len(statements))
+    assert asked[100] == asked[3]
+    assert len(done.err.splitlines()) == 41
+    assert done.err.splitlines()[-1] == "100 jobs: 100 failed"
 
 
 def test_a_dry_run_writes_nothing(dljobs, world):
