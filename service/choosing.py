@@ -23,6 +23,7 @@ from dljobs.models.catalog import (
     own_dataset,
     own_model,
 )
+from dljobs.models.location import Location
 
 from .freezing import Frozen, freeze
 
@@ -118,17 +119,17 @@ def match(
 
 
 def absolute_path(entry: DatasetEntry, options: dict[str, Any]) -> None:
-    """Make the path of data absolute, because a worker has another working folder.
+    """Make the path of data absolute, because a worker has another working folder; an address stays as it is.
 
     Raises:
-        UsageError: the data need one and none was given.
+        UsageError: the data need one and none was given, or an address cannot be right.
     """
     if PATH_OPTION not in entry.options:
         return
     if not options.get(PATH_OPTION):
         raise UsageError(f"dataset {entry.name} needs a path", f"write --data {entry.name}:PATH")
     for name in (PATH_OPTION, TEST_OPTION) if entry.name == TABLE else (PATH_OPTION,):
-        if options.get(name):
+        if options.get(name) and Location.parse(options[name]) is None:
             options[name] = str(Path(options[name]).expanduser().absolute())
 
 

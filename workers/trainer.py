@@ -308,11 +308,13 @@ class Trainer:
         self._flush()
         seconds = time.monotonic() - self._started_at
         ended = self._describe_end()
+        origin = self.data_record.origin
         best = {"epoch": self.progress.best_epoch, "metric": self.spec.metric, "value": self.progress.best_value}
         self._emit(
             "finished",
             result={
                 **(self.result or {}),
+                **({"data_sha256": origin.sha256} if origin else {}),
                 "best": best,
                 "step": self.progress.step,
                 "epochs": self.last_epoch,

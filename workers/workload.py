@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dljobs.errors import DataError
 from dljobs.models import published_weights
+from dljobs.models.announcement import listening
 from dljobs.models.build import build_model
 from dljobs.models.data import Data, load_data
 from dljobs.models.data_record import DataRecord
@@ -54,12 +56,28 @@ def load_workload(request: RunRequest, strategy: Strategy, channel: EventWriter)
     if strategy.rank == 0:
         channel.write("stage", text=f"loading {spec.data}")
     sources = RunFolder(Path(request.folder)).sources
-    data = load_data(spec.data_at(sources), spec.data_options, Path(request.data_dir))
+    with listening(lambda text: channel.write("stage", text=text)):
+        data = load_data(spec.data_at(sources), spec.data_options, Path(request.data_dir))
+    _compare_origins(data, strategy)
     if spec.kind == "evaluate" and request.state_dict is not None:
         data = DataRecord.of_weights(Path(request.state_dict)).apply(data)
     seed_all(spec.training.seed)
     model = build_model(spec.model_at(sources), spec.model_options, data, spec.training.init)
     return Workload(data, model.to(strategy.device), find_loss(spec.loss))
+
+
+def _compare_origins(data: Data, strategy: Strategy) -> None:
+    """Each node has its own copy of a user's data. Raises DataError where they are not the same."""
+    if data.origin is None:
+        return
+    digests = strategy.gather(data.origin.sha256)
+    others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+    if others:
+        raise DataError(
+            f"{data.origin.place} is not the same on all nodes: sha256 {digests[0][:12]} for rank 0, "
+            f"{digests[others[0]][:12]} for rank {others[0]}",
+            "say which one is meant (#sha256=… behind an address), and remove the other",
+        )
 
 
 def evaluate_on_test(

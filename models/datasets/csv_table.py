@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import itertools
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
     So are values to learn: the loss is of scaled values, while mse, mae, fits and predictions are in the table's units.
 
     Args:
-        path: the file, on every machine that trains
+        path: the file, on every machine that trains, or its address: https://…/table.csv#sha256=…
         test: another file with the rows for tests, instead of those that are split off
         target: name or number (from 1) of the column to learn; the last one unless given
         task: classification (any text is a class) or regression (values, which are learned scaled like the features)
@@ -65,7 +66,9 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
         check_share("csv", split)
 
     def read(text: str) -> Table:
-        return _read(given_path("csv", text, is_folder=False), header, "\t" if delimiter == "tab" else delimiter)
+        given = given_path("csv", text, root, is_folder=False)
+        table = _read(given.path, header, "\t" if delimiter == "tab" else delimiter)
+        return dataclasses.replace(table, origin=given.origin or Origin(text, _digest(given.path)))
 
     table = read(path)
     target_column = table.column(target) if target else len(table.names) - 1
@@ -98,7 +101,7 @@ def csv_table(  # noqa: PLR0913 (each is an option for --set)
         value_scaling=values,
         columns=tuple(table.names[column] for column in features) if table.has_names else None,
         target_column=table.names[target_column] if table.has_names else None,
-        origin=Origin(path, table.sha256),
+        origin=table.origin,
     )
 
 
@@ -127,7 +130,7 @@ class Table:
     names: list[str]
     rows: list[tuple[int, list[str]]]
     has_names: bool  # or they are numbers
-    sha256: str = ""  # of the file
+    origin: Origin | None = None
 
     def column(self, word: str) -> int:
         """The column of that name or number.
@@ -234,7 +237,7 @@ def _read(path: Path, header: str, delimiter: str) -> Table:
     names = [cell.strip() for cell in first] if has_names else [str(number + 1) for number in range(len(first))]
     if twice := next((name for name, group in itertools.groupby(sorted(names)) if len(list(group)) > 1), None):
         raise DataError(f"{path}:{rows[0][0]}: two columns are called {twice!r}")
-    table = Table(path, names, rows[1:] if has_names else rows, has_names, _digest(path))
+    table = Table(path, names, rows[1:] if has_names else rows, has_names)
     for line, cells in table.rows:
         if len(cells) != len(names):
             raise DataError(f"{path}:{line}: {len(cells)} cells, where the first line has {len(names)}")

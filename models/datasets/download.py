@@ -7,22 +7,26 @@ and takes a full disk for a reason to try again without https.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from dljobs.errors import DataError, DljobsError
+from dljobs.models.announcement import announce
 
 from .prepared import whole_file
 
 CHUNK_BYTES = 256 * 1024
+WEB = ("https", "http")
 TIMEOUT_S = 30.0  # for connecting and for each read, not for the whole
 REPORT_EVERY_S = 2.0
 REPORT_EVERY_SHARE = 0.05
+ALIVE_EVERY_S = 10.0  # so often whoever listens hears of it, however slow it is
 
 
 def fetch(name: str, target: Path, urls: Sequence[str], md5: str, hint: str) -> None:
@@ -59,22 +63,34 @@ def is_whole(path: Path, md5: str) -> bool:
 
 
 def _transfer(url: str, file: BinaryIO, name: str, md5: str) -> None:
-    if not url.startswith(("https://", "http://")):
-        raise ValueError("not an http address")
-    request = urllib.request.Request(url, headers={"User-Agent": "dljobs"})  # noqa: S310 (checked above)
     digest = _md5()
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
-        progress = Progress(name, int(response.headers.get("Content-Length") or 0))
-        while chunk := response.read(CHUNK_BYTES):
-            file.write(chunk)
-            digest.update(chunk)
-            progress.advance(len(chunk))
+    with opened(url) as (stream, size):
+        progress = Progress(name, size)
+        copy(stream, file, digest, progress)
     # A connection cut short looks like an end: only the digest tells.
     if digest.hexdigest() != md5:
         raise ValueError(
             f"its {progress.done:,} bytes are not the published file (MD5 {digest.hexdigest()}, not {md5})"
         )
     progress.finish()
+
+
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[tuple[BinaryIO, int]]:
+    """What is at an address of the web, as a stream, and its size, 0 if the server does not say."""
+    if not url.lower().startswith(tuple(f"{scheme}://" for scheme in WEB)):
+        raise ValueError("not an http address")
+    request = urllib.request.Request(url, headers={"User-Agent": "dljobs"})  # noqa: S310 (checked above)
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+        yield response, int(response.headers.get("Content-Length") or 0)
+
+
+def copy(stream: BinaryIO, file: BinaryIO, digest: hashlib._Hash, progress: Progress) -> None:
+    """Write a stream to a file, and tell digest and progress of it."""
+    while chunk := stream.read(CHUNK_BYTES):
+        file.write(chunk)
+        digest.update(chunk)
+        progress.advance(len(chunk))
 
 
 class Progress:
@@ -86,23 +102,24 @@ class Progress:
         self.done = 0
         self._started = self._reported_at = time.monotonic()
         self._reported = 0
-        print(f"downloading {name}" + (f" ({_megabytes(total)})" if total else ""), flush=True)
+        announce(f"downloading {name}" + (f" ({_megabytes(total)})" if total else ""))
 
     def advance(self, num_bytes: int) -> None:
         self.done += num_bytes
         now = time.monotonic()
         far_enough = self.done - self._reported >= self.total * REPORT_EVERY_SHARE
-        if now - self._reported_at >= REPORT_EVERY_S and far_enough:
-            self._reported_at, self._reported = now, self.done
+        silent_s = now - self._reported_at
+        if silent_s >= (REPORT_EVERY_S if far_enough else ALIVE_EVERY_S):
+            self._reported_at = now
             share = (
                 f"{100 * self.done // self.total}% of {_megabytes(self.total)}" if self.total else _megabytes(self.done)
             )
-            print(f"downloading {self.name}: {share}", flush=True)
+            announce(f"downloading {self.name}: {share}", printed=far_enough)
+            if far_enough:
+                self._reported = self.done
 
     def finish(self) -> None:
-        print(
-            f"downloaded {self.name}: {_megabytes(self.done)} in {time.monotonic() - self._started:.1f} s", flush=True
-        )
+        announce(f"downloaded {self.name}: {_megabytes(self.done)} in {time.monotonic() - self._started:.1f} s")
 
 
 def _md5() -> hashlib._Hash:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dljobs.errors import DataError, UsageError
+from dljobs.models.announcement import announce
 from dljobs.models.catalog import dataset
 from dljobs.models.data import Data, ItemSplit, Split, TensorSplit
 
@@ -46,16 +47,17 @@ def imagefolder(
     """Images turned upright, resized to a square, scaled to [-1, 1]; classes in the order of their folders' names.
 
     Args:
-        path: the folder, on every machine that trains
+        path: the folder, on every machine that trains, or the address of an archive: https://…/images.tar.gz#sha256=…
         split: share of each class for tests, where there is no folder test; 0 wants one
         image_size: height and width in pixels
         channels: 3 for colour, 1 for grey
         seed: of the split
     """
-    folder = given_path("imagefolder", path, is_folder=True)
     if image_size < 1:
         raise UsageError(f"option 'image_size' of imagefolder must be at least 1, not {image_size}")
     shape = (channels, image_size, image_size)
+    given = given_path("imagefolder", path, root, is_folder=True)
+    folder = given.path
     parts = _parts(folder, split)
     names = _class_names(parts[0])
     files = [_files(part, names) for part in parts]
@@ -64,7 +66,13 @@ def imagefolder(
         train, test = stratified(files[0][1], len(names), split, seed)
         splits = [_Selected(splits[0], train), _Selected(splits[0], test)]
     return Data(
-        splits[0], splits[1], sample_shape=shape, num_classes=len(names), class_names=names, from_raw=to_unit_range
+        splits[0],
+        splits[1],
+        sample_shape=shape,
+        num_classes=len(names),
+        class_names=names,
+        from_raw=to_unit_range,
+        origin=given.origin,
     )
 
 
@@ -166,7 +174,7 @@ def _read_all(paths: list[Path], shape: tuple[int, int, int]) -> Tensor:
     Raises:
         DataError: some cannot be read; the first of them are named.
     """
-    print(f"reading {len(paths)} images", flush=True)
+    announce(f"reading {len(paths)} images")
     broken: list[str] = []
 
     def read(path: Path) -> Tensor:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dljobs.errors import DataError, StorageFull
+from dljobs.models.announcement import announce
 
+LOOK_EVERY_S = 0.1
+ALIVE_EVERY_S = 10.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -62,11 +66,26 @@ def locked(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"waiting for another process that is preparing {path.name}", flush=True)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _wait_for(descriptor, f"waiting for another process that is preparing {path.name}")
         yield
     finally:
         os.close(descriptor)
+
+
+def _wait_for(descriptor: int, words: str) -> None:
+    """Lock, and give a sign of life now and then: the other process may be downloading for an hour."""
+    announce(words)
+    told_at = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_EVERY_S)
+            if time.monotonic() - told_at >= ALIVE_EVERY_S:
+                told_at = time.monotonic()
+                announce(words, printed=False)
+        else:
+            return
 
 
 @contextlib.contextmanager

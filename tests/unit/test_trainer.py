@@ -535,6 +535,18 @@ def test_a_file_of_data_that_changes_under_a_run_is_no_way_to_go_on(
     assert DataRecord.of_weights(first.artifacts / "epoch-1.safetensors").origin == Origin("rows.csv", "a" * 64)
 
 
+def test_nodes_with_different_files_of_the_same_name_do_not_train_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = dataclasses.replace(tiny_data(), origin=Origin("rows.csv", "a" * 64))
+    monkeypatch.setattr("tests.small_jobs.tiny_data", lambda **_: read)
+    folder = train(tmp_path / "one", epochs=1)
+    assert result_of(folder)["data_sha256"] == "a" * 64
+    monkeypatch.setattr(Strategy, "gather", lambda _self, text: [text, text, "b" * 64])
+    with pytest.raises(DataError, match=r"rows\.csv is not the same on all nodes: .* aaaaaaaaaaaa for rank 0, bbb"):
+        train(tmp_path / "two", epochs=1)
+
+
 def test_other_settings_go_on_from_another_jobs_checkpoint(tmp_path: Path) -> None:
     first = train(tmp_path / "first", epochs=2, until="loss<1e-9")
     path = str(first.artifacts / "step-8.safetensors")
