@@ -91,9 +91,15 @@ class JobSpec:
         """Read a stored spec.
 
         Raises:
-            DljobsError: it was written by a dljobs with another version of the spec.
+            DljobsError: it was written by a dljobs with another version of the spec, or is none.
         """
-        fields = json.loads(text)
+        try:
+            return cls._from_fields(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DljobsError(f"this job's spec cannot be read: {error}") from None
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> JobSpec:
         if fields.get("version") != SPEC_VERSION:
             raise DljobsError(
                 f"this job's spec has version {fields.get('version')!r}, and this dljobs reads version {SPEC_VERSION}",

@@ -101,14 +101,14 @@ class TensorFile:
             header = json.loads(source.read(8, 8 + header_bytes))
             metadata: dict[str, str] = header.pop("__metadata__", {})
             infos = [_info(name, entry, 8 + header_bytes, source.size) for name, entry in header.items()]
-            order = json.loads(metadata.get(ORDER_KEY, "[]"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            places = {str(name): place for place, name in enumerate(json.loads(metadata.get(ORDER_KEY, "[]")))}
+            aliases = {name: str(kept) for name, kept in metadata.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise CorruptArtifact(f"this is no safetensors file: {error}") from None
-        places = {name: place for place, name in enumerate(order)}
         infos.sort(key=lambda info: (places.get(info.name, len(places)), info.start, info.name))
         self.tensors = {info.name: info for info in infos}
         # Shared tensors are stored once, under one of their names.
-        self.aliases = {name: kept for name, kept in metadata.items() if kept in self.tensors}
+        self.aliases = {name: kept for name, kept in aliases.items() if kept in self.tensors}
 
     def find(self, name: str) -> TensorInfo:
         """The tensor of that name; an alias finds the one that it is.

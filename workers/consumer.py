@@ -6,6 +6,7 @@ Doorbells are hints. Whatever arrives, its types are checked first, and the work
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import threading
 import warnings
@@ -22,6 +23,8 @@ from dljobs.service.doorbell import ATTEND_TASK, EXECUTE_TASK, SCHEDULE_QUEUE, S
 from dljobs.service.runs import RunKey
 
 from .worker import Worker
+
+_TOKEN = re.compile("[0-9a-f]{1,64}")
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +103,7 @@ class Consumer:
             if not isinstance(run_id, int) or isinstance(run_id, bool) or not isinstance(token, str):
                 logger.warning("refused a doorbell that carries no run and token")
                 return
-            if 0 < run_id < 2**63 and len(token) <= 64:
+            if 0 < run_id < 2**63 and _TOKEN.fullmatch(token):
                 _answer("execute", lambda: worker.execute(RunKey(run_id, token)))
             else:
                 logger.warning("refused a doorbell for a run that cannot exist")
