@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_HOME := $(CURDIR)/demo
 
-.PHONY: demo test check deploy-check unit bench bench-smoke zoo zoo-torchvision clean
+.PHONY: demo test check deploy-check unit bench bench-smoke chaos fuzz zoo zoo-torchvision clean
 
 # Made again whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -40,6 +40,15 @@ deploy-check: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(BIN)/pytest tests/unit
+
+# Twenty minutes of everything breaking, and an audit: make chaos SECONDS=300 SEED=7
+SECONDS ?= 1200
+chaos: $(VENV)/.installed
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# Ten thousand inputs, and longer walks through the protocol of jobs and leases.
+fuzz: $(VENV)/.installed
+	DLJOBS_TEST_FUZZ=2000 DLJOBS_TEST_EXAMPLES=200 $(BIN)/pytest --timeout 3600 tests/fuzz tests/integration/store/test_protocol.py
 
 # Jobs over several hosts, which are network namespaces: as root. One of them is cut off, one loses packets.
 hosts: $(VENV)/.installed

@@ -13,11 +13,11 @@ from sqlalchemy import select
 
 from dljobs.service.database import Database
 from dljobs.service.doorbell import Doorbell
-from dljobs.service.settings import Settings
 from dljobs.service.tables import jobs, leases, runs
 from tests.cluster import Cluster, running_cluster
 from tests.databases import PostgresServer
 from tests.redis_server import RedisServer
+from tests.unreliable_doorbell import UnreliableDoorbell
 from tests.waiting import wait_until
 
 NUM_JOBS = 40
@@ -48,25 +48,6 @@ def test_forty_jobs_succeed_exactly_once(
         assert (bell.num_dropped, bell.num_repeated) == (NUM_JOBS / 5, NUM_JOBS / 5)
         # How often they ring each other depends on who places what; that they are unreliable does not.
         assert not log or "dropped" in log
-
-
-class UnreliableDoorbell(Doorbell):
-    """Loses one ring in five and repeats one in five."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._count = itertools.count()
-        self.num_dropped = self.num_repeated = 0
-
-    def _ring(self, task: str, arguments: list[object], queue: str) -> bool:
-        fate = next(self._count) % 5
-        if fate == 1:
-            self.num_dropped += 1
-            return True
-        if fate == 3:
-            self.num_repeated += 1
-            super()._ring(task, arguments, queue)
-        return super()._ring(task, arguments, queue)
 
 
 def submit(cluster: Cluster, bell: Doorbell, chooser: random.Random) -> int:
