@@ -40,13 +40,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes and what is on it."""
+    """One pair of axes and what is on it; with `words` the x axis has these at 0, 1, 2, … instead of numbers."""
 
     title: str
     x_label: str
     y_label: str
     series: Sequence[Series] = field(default_factory=tuple)
     is_log: bool = False
+    words: Sequence[str] = ()
 
 
 def panels_of(curves: Sequence[Json], axis: Axis = "step") -> list[Panel]:

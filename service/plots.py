@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 5.8, 4.0  # of a panel, in inches
 MAX_COLUMNS = 3
+MAX_WORDS, MAX_LETTERS, LETTERS_IN_A_ROW = 40, 24, 50  # along an x axis
 MAX_NAMED = 40  # a longer legend would hide what it is of
 COUNTED = ("step", "epoch")  # there is no half of one to put a number at
 STYLES: dict[Style, dict[str, Any]] = {
@@ -70,10 +71,21 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.02)
     axes.tick_params(labelbottom=True)
-    if panel.x_label in COUNTED:
+    if panel.words:
+        _put_words(axes, panel.words)
+    elif panel.x_label in COUNTED:
         axes.locator_params(axis="x", integer=True)
     if len(panel.series) <= MAX_NAMED:
         axes.legend(fontsize=8, framealpha=0.8)
+
+
+def _put_words(axes: Axes, words: Sequence[str]) -> None:
+    """Words along the x axis, upright where they are many or long; of very many only some."""
+    every = math.ceil(len(words) / MAX_WORDS)
+    shown = [word if len(word) <= MAX_LETTERS else f"{word[: MAX_LETTERS - 1]}…" for word in words[::every]]
+    is_long = sum(map(len, shown)) > LETTERS_IN_A_ROW
+    axes.set_xticks(range(0, len(words), every), shown, rotation=90 if is_long else 0)
+    axes.set_xlim(-0.5, len(words) - 0.5)
 
 
 def _style(series: Series) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def panels_of_sweep(sweep: Json) -> list[Panel]:
 
 def _panel(axis: Json, trials: Sequence[Json], metric: str) -> Panel:
     name = axis["name"]
-    label, places = _places(name, [trial["settings"][name] for trial in trials], is_log=axis["is_log"])
+    label, places, words = _places(name, [trial["settings"][name] for trial in trials], is_log=axis["is_log"])
     of = {"others": False, "best": True}
     series = []
     for colour, (title, is_best) in enumerate(of.items()):
@@ -35,15 +35,14 @@ def _panel(axis: Json, trials: Sequence[Json], metric: str) -> Panel:
         x, y = [places[index] for index in chosen], [trials[index]["value"] for index in chosen]
         if chosen:
             series.append(Series(title, x, y, "points", colour))
-    return Panel(f"{metric} over {name}", label, metric, series)
+    return Panel(f"{metric} over {name}", label, metric, series, words=words)
 
 
-def _places(name: str, values: Sequence[Any], *, is_log: bool) -> tuple[str, list[float]]:
-    """What the x axis is called, and where each value lies on it; words lie in a row."""
+def _places(name: str, values: Sequence[Any], *, is_log: bool) -> tuple[str, list[float], list[str]]:
+    """What the x axis is called, where each value lies on it, and its words if it has no numbers: each at its place."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         if is_log and all(value > 0 for value in values):
-            return f"log10 of {name}", [math.log10(value) for value in values]
-        return name, [float(value) for value in values]
+            return f"log10 of {name}", [math.log10(value) for value in values], []
+        return name, [float(value) for value in values], []
     words = sorted({str(value) for value in values})
-    legend = ", ".join(f"{number} {word}" for number, word in enumerate(words))
-    return f"{name}: {legend}", [float(words.index(str(value))) for value in values]
+    return name, [float(words.index(str(value))) for value in values], words

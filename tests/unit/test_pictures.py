@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from dljobs.errors import DljobsError, UsageError
 from dljobs.service.confusion_plot import draw_confusion
 from dljobs.service.figures import check_target
 from dljobs.service.grid_plot import describe, draw_grid, is_wrong
+from dljobs.service.plots import draw_panels
+from dljobs.service.set_panels import panels_of_sweep
 from tests.pictures import check_picture
 
 
@@ -60,3 +63,37 @@ def test_a_target_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(DljobsError, match="drawing needs it") as missing:
         check_target(tmp_path / "x.png")
     assert "dljobs[plot]" in missing.value.hint
+
+
+def sweep_over_words(values: dict[str, list[float]]) -> dict[str, object]:
+    trials = [
+        {"settings": {"optimizer": word}, "value": value, "best": False} for word in values for value in values[word]
+    ]
+    max(trials, key=lambda trial: trial["value"])["best"] = True
+    axes = [{"name": "optimizer", "is_log": False, "is_drawn": False}]
+    return {"id": "s1", "metric": "accuracy", "axes": axes, "trials": trials}
+
+
+def test_a_sweep_over_words_has_them_along_its_axis(tmp_path: Path) -> None:
+    draw_panels(
+        panels_of_sweep(sweep_over_words({"sgd": [0.9, 0.8], "adam": [0.95], "rmsprop": [0.5]})), tmp_path / "a.svg"
+    )
+    text = (tmp_path / "a.svg").read_text()
+    # Matplotlib draws text as outlines, and says which in a comment.
+    ticks = re.findall(r'<g id="xtick_\d+">.*?<use xlink:href="#\w+" x="([\d.]+)".*?<!-- (\w+) -->', text, re.DOTALL)
+    assert [word for _x, word in ticks] == ["adam", "rmsprop", "sgd"]
+    adam, rmsprop, sgd = (float(x) for x, _word in ticks)
+    assert rmsprop - adam == pytest.approx(sgd - rmsprop)
+    of_points = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)" style="fill', text)
+    places = sorted((float(x), float(y)) for x, y in of_points)
+    drawn = [place for place in places if any(place[0] == pytest.approx(x) for x in (adam, rmsprop, sgd))]
+    assert [x for x, _y in drawn] == pytest.approx([adam, rmsprop, sgd, sgd])
+    assert drawn[0][1] < drawn[1][1]  # adam is best, and the y axis of an SVG goes down
+    draw_panels(panels_of_sweep(sweep_over_words({"sgd": [0.9], "adam": [0.95]})), tmp_path / "a.png")
+    check_picture(tmp_path / "a.png")
+
+
+def test_a_sweep_over_many_long_words(tmp_path: Path) -> None:
+    many = {f"a very long name of a file number {number}": [number / 100] for number in range(100)}
+    draw_panels(panels_of_sweep(sweep_over_words(many)), tmp_path / "many.png")
+    check_picture(tmp_path / "many.png")
