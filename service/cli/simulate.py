@@ -43,6 +43,8 @@ COLUMNS = (
     Column("plan p50", right=True),
     Column("p99", right=True),
     Column("decisions/s", right=True),
+    Column("preemptions", right=True),
+    Column("lost work", right=True),
 )
 
 
@@ -102,7 +104,7 @@ def simulate(
     """Run the scheduler over a trace in simulated time, and report what users would have waited.
 
     A trace has the columns submit_s, devices (4, 2-8 or 0.25), duration_s, user and, if wanted, time_s (what the user
-    said it would take) and priority. What decides is the code of the service.
+    said it would take), priority and preemptible (1: dljobs may preempt it). What decides is the code of the service.
 
     \b
     Examples:
@@ -194,6 +196,8 @@ def _row(name: str, each: Summary) -> list[str]:
         f"{each.plan_p50_ms:.2f} ms",
         f"{each.plan_p99_ms:.2f} ms",
         f"{each.decisions_per_s:.0f}",
+        str(each.num_preemptions),
+        f"{each.lost_device_s / 3600:.2f} dev-h",
     ]
 
 

@@ -21,7 +21,7 @@ NOBODY = HIGHEST_PRIORITY + 1
 def is_preemptible(job: RunningJob, now: float, policy: Policy) -> bool:
     """Whether a job of a higher priority may take its devices now; one that shares a device has none to give."""
     is_marked = job.is_preemptible or job.priority < policy.preemptible_below
-    if not is_marked or job.is_leaving or job.share_percent < 100:
+    if not (is_marked and policy.preemption) or job.is_leaving or job.share_percent < 100:
         return False
     return not job.was_preempted or now - job.started_at >= policy.min_run_s
 

@@ -243,6 +243,7 @@ class Policy:
         fair_share: within an effective priority, users who used less of their share come first.
         backfill: jobs may overtake one that cannot start yet, if they don't delay it.
         align_ends: a job goes where others run at least as long as it will, so that nodes fall free as a whole.
+        preemption: jobs that may be preempted are, for more important ones.
         preemptible_below: jobs of a lower priority than this may be preempted, whatever their users say.
         min_run_s: a job that has been preempted before runs at least so long before it is again.
     """
@@ -251,6 +252,7 @@ class Policy:
     fair_share: bool = True
     backfill: bool = True
     align_ends: bool = True
+    preemption: bool = True
     preemptible_below: int = 0
     min_run_s: float = 600.0
     shares: Mapping[str, float] = field(default_factory=dict)  # 1 unless said otherwise

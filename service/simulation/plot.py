@@ -46,12 +46,9 @@ def _draw_waits(axes: Axes, name: str, record: Record) -> None:
 
 def _draw_busy(axes: Axes, name: str, record: Record) -> None:
     changes: dict[float, float] = {}
-    for job in record.jobs:
-        if job.id in record.starts:
-            start_s = record.starts[job.id]
-            changes[start_s] = changes.get(start_s, 0) + record.held[job.id]
-            end_s = record.ends[job.id]
-            changes[end_s] = changes.get(end_s, 0) - record.held[job.id]
+    for run in record.intervals:
+        changes[run.start] = changes.get(run.start, 0) + run.held
+        changes[run.end] = changes.get(run.end, 0) - run.held
     moments = sorted(changes)
     busy = list(accumulate(changes[moment] for moment in moments))
     every = max(len(moments) // MOST_POINTS, 1)

@@ -1,6 +1,8 @@
 """The simulator: discrete events around the scheduler. Jobs of a trace arrive, are placed by its plans, and end.
 
-It keeps the cluster between plans and gives devices back as jobs end; all decisions are `planning.plan_on`'s.
+It keeps the cluster between plans and gives devices back as jobs end; all decisions are `planning.plan_on`'s. A job
+that is preempted has checkpointed at that moment, so all it has done is kept; what it loses is the time until it trains
+again, `RESTART_S` of its next run.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from heapq import heappop, heappush
@@ -32,6 +34,7 @@ from dljobs.service.scheduling.rows import (
 from .trace import TraceJob
 
 HALF_LIFE_S = 7 * 86400.0
+RESTART_S = 30.0  # of a run that resumes: to start, and to load the checkpoint
 
 
 class Estimates(StrEnum):
@@ -44,10 +47,22 @@ class Estimates(StrEnum):
 
 # The service's own policy, and two others to compare it with: strict order, and EASY backfill in order of submission.
 POLICIES: dict[str, Policy] = {
-    "fifo": Policy(fair_share=False, backfill=False, align_ends=False, ageing_s=math.inf),
-    "backfill": Policy(fair_share=False, backfill=True, align_ends=False, ageing_s=math.inf),
+    "fifo": Policy(fair_share=False, backfill=False, align_ends=False, preemption=False, ageing_s=math.inf),
+    "backfill": Policy(fair_share=False, backfill=True, align_ends=False, preemption=False, ageing_s=math.inf),
     "dljobs": Policy(),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """One run of a job: a job that was preempted has several."""
+
+    job_id: int
+    start: float
+    end: float
+    held: float  # devices; of one that was shared, its part
+    lost_s: float = 0.0  # of it, before it did anything new
+    is_preempted: bool = False
 
 
 @dataclass
@@ -55,9 +70,10 @@ class Record:
     """What became of the jobs of a trace; a job that no node can hold never starts.
 
     Args:
-        starts: when each job started, by id.
+        starts: when each job started for the first time, by id.
         ends: when it ended.
-        held: how many devices it had; of one that was shared, its part.
+        held: how many devices it had, of several runs in the last; of one that was shared, its part.
+        intervals: all runs, in the order of their ends.
         plan_s: the wall time of each plan that considered anything.
     """
 
@@ -66,6 +82,7 @@ class Record:
     starts: dict[int, float] = field(default_factory=dict)
     ends: dict[int, float] = field(default_factory=dict)
     held: dict[int, float] = field(default_factory=dict)
+    intervals: list[Interval] = field(default_factory=list)
     plan_s: list[float] = field(default_factory=list)
 
 
@@ -91,6 +108,17 @@ class _Shares:
         return used * kept + held * (1 - kept) / self._rate
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A job that runs: what the scheduler is told of it, and what it is not."""
+
+    job: RunningJob
+    placed: Placed
+    waited: WaitingJob  # as which it goes back in the queue
+    end_at: float
+    restart_s: float
+
+
 class Simulator:
     """One trace on one cluster under one policy."""
 
@@ -105,32 +133,51 @@ class Simulator:
         self._waiting: dict[int, WaitingJob] = {}
         self._sizes: Counter[int] = Counter()  # of those that wait: the least that they need
         self._num_shares = 0  # of those that wait for a part of a device
-        self._running: dict[int, tuple[RunningJob, Placed]] = {}
-        self._ends: list[tuple[float, int]] = []
+        self._running: dict[int, _Run] = {}
+        self._ends: list[tuple[float, int]] = []  # of runs that were preempted, too
+        self._left: dict[int, float] = {}  # of jobs that were preempted: the part of their work that is still to do
         self._shares = _Shares(HALF_LIFE_S)
         self._record = Record(jobs, num_nodes * node_size)
         self._node_size = node_size
+        is_any = policy.preemptible_below > 0 or any(job.is_preemptible for job in jobs)
+        self._has_preemptible = policy.preemption and is_any
 
     def run(self) -> Record:
         """Let all jobs arrive and end."""
         arrivals = iter([job for job in self._record.jobs if job.size.min_devices <= self._node_size])
         arriving = next(arrivals, None)
-        while arriving is not None or self._ends:
-            now = min(self._ends[0][0] if self._ends else math.inf, arriving.submit_s if arriving else math.inf)
-            while self._ends and self._ends[0][0] <= now:
+        while arriving is not None or self._running:
+            now = min(self._next_end(), arriving.submit_s if arriving else math.inf)
+            while self._next_end() <= now:
                 self._end(heappop(self._ends)[1], now)
             while arriving is not None and arriving.submit_s <= now:
                 self._submit(arriving)
                 arriving = next(arrivals, None)
-            if self._may_start():
-                self._plan(now)
+            # Devices that a preempted job had, beyond those that were wanted, are for others.
+            while (self._may_start() or self._may_preempt()) and self._plan(now):
+                pass
         return self._record
 
+    def _next_end(self) -> float:
+        while self._ends and not self._is_current(*self._ends[0]):
+            heappop(self._ends)
+        return self._ends[0][0] if self._ends else math.inf
+
+    def _is_current(self, end_at: float, job_id: int) -> bool:
+        run = self._running.get(job_id)
+        return run is not None and run.end_at == end_at
+
     def _may_start(self) -> bool:
-        """Whether anything that waits is as small as the largest gap; else the plan would be empty."""
+        """Whether anything that waits is as small as the largest gap; else the plan could only preempt."""
         if self._sizes and min(self._sizes) <= self._pool.most_free():
             return True
         return self._num_shares > 0 and self._cluster.shared.has_room
+
+    def _may_preempt(self) -> bool:
+        if not self._has_preemptible or not self._waiting:
+            return False
+        above = max(job.priority for job in self._waiting.values())
+        return any(run.job.priority < above for run in self._running.values())
 
     def _submit(self, job: TraceJob) -> None:
         size = job.size
@@ -149,15 +196,21 @@ class Simulator:
             most_devices=min(size.num_devices, self._node_size),
         )
 
-    def _plan(self, now: float) -> None:
+    def _plan(self, now: float) -> bool:
+        """Carry out one plan; whether it preempted anybody."""
         begun = time.perf_counter()
         usage = self._shares.at(now) if self._policy.fair_share else {}
-        running = [job for job, _placed in self._running.values()]
+        running = [run.job for run in self._running.values()]
         snapshot = Snapshot(now, list(self._waiting.values()), self._cluster.workers, running, usage)
-        placed = plan_on(self._cluster, snapshot, self._policy).placed
+        decided = plan_on(self._cluster, snapshot, self._policy)
         self._record.plan_s.append(time.perf_counter() - begun)
-        for each in placed:
+        for victim in decided.preempted:
+            self._preempt(victim.job_id, now)
+        for each in decided.placed:
             self._start(each, now)
+        for job_id, kept in decided.kept.items():  # nobody leaves later than at once
+            self._start(Placed(job_id, kept.parts), now)
+        return bool(decided.preempted)
 
     def _start(self, placed: Placed, now: float) -> None:
         job, size = self._waiting.pop(placed.job_id), self._jobs[placed.job_id].size
@@ -165,26 +218,53 @@ class Simulator:
         if not self._sizes[job.num_devices]:
             del self._sizes[job.num_devices]
         self._num_shares -= size.share_percent < 100
-        num_devices = len(placed.device_ids)
-        end_at = now + self._jobs[job.id].duration_on(num_devices)
+        num_devices, restart_s = len(placed.device_ids), RESTART_S if job.id in self._left else 0.0
+        end_at = now + restart_s + self._left.get(job.id, 1.0) * self._jobs[job.id].duration_on(num_devices)
         told_end_at = None if job.duration_s is None else now + job.duration_s
         if self._estimates is Estimates.EXACT:
             told_end_at = end_at
-        running = RunningJob(job.id, num_devices, job.user, (), told_end_at, size.share_percent)
-        self._running[job.id] = (running, placed)
+        running = RunningJob(
+            job.id, num_devices, job.user, (), told_end_at, size.share_percent, None, job.priority, job.submitted_at,
+            started_at=now, is_preemptible=self._jobs[job.id].is_preemptible, was_preempted=job.id in self._left,
+        )  # fmt: skip
+        self._running[job.id] = _Run(running, placed, job, end_at, restart_s)
         heappush(self._ends, (end_at, job.id))
         held = running.size_percent / 100
         self._shares.hold(job.user, held, now)
-        self._record.starts[job.id], self._record.ends[job.id], self._record.held[job.id] = now, end_at, held
+        self._record.starts.setdefault(job.id, now)
+        self._record.ends[job.id], self._record.held[job.id] = end_at, held
 
     def _end(self, job_id: int, now: float) -> None:
-        job, placed = self._running.pop(job_id)
-        for part in placed.parts:
-            if placed.sharer is not None:
+        run = self._leave(job_id, now, is_preempted=False)
+        for part in run.placed.parts:
+            if run.placed.sharer is not None:
                 self._cluster.leave(part.worker_id - 1, part.device_ids[0], job_id)
             else:
                 self._cluster.give_back(part.worker_id - 1, part.device_ids)
-        self._shares.hold(job.user, -job.size_percent / 100, now)
+
+    def _preempt(self, job_id: int, now: float) -> None:
+        """The job goes back in the queue with what it has done; the plan has already given away what was wanted."""
+        run = self._leave(job_id, now, is_preempted=True)
+        for part in run.placed.parts:
+            taken = self._cluster.taken[part.worker_id - 1]
+            unwanted = [device_id for device_id in part.device_ids if taken[device_id][1] == job_id]
+            self._cluster.give_back(part.worker_id - 1, unwanted)
+        whole_s = self._jobs[job_id].duration_on(run.job.num_devices)
+        done_s = max(now - run.job.started_at - run.restart_s, 0.0)
+        self._left[job_id] = self._left.get(job_id, 1.0) - (done_s / whole_s if whole_s else 1.0)
+        told = run.waited.duration_s
+        if self._estimates is Estimates.EXACT:
+            told = RESTART_S + self._left[job_id] * self._jobs[job_id].duration_on(run.waited.num_devices)
+        self._waiting[job_id] = replace(run.waited, duration_s=told)
+        self._sizes[run.waited.num_devices] += 1
+
+    def _leave(self, job_id: int, now: float, *, is_preempted: bool) -> _Run:
+        run = self._running.pop(job_id)
+        held, lasted_s = run.job.size_percent / 100, now - run.job.started_at
+        lost_s = min(run.restart_s, lasted_s)
+        self._record.intervals.append(Interval(job_id, run.job.started_at, now, held, lost_s, is_preempted))
+        self._shares.hold(run.job.user, -held, now)
+        return run
 
 
 @cache

@@ -6,6 +6,7 @@ bounded slowdown  max(1, (end - submission) / max(duration, 10 s)), after Feitel
 utilisation       of the devices between the first and the last submission: what comes after is only the tail
 fairness          Jain's index of the users' mean bounded slowdowns: 1 is the same for all, 1/n is all for one
 makespan          from the first submission to the last end
+lost work         device-seconds of runs that resumed, before they did anything new
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Summary:
     plan_p50_ms: float
     plan_p99_ms: float
     decisions_per_s: float
+    num_preemptions: int
+    lost_device_s: float
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as `--json` prints it."""
@@ -70,7 +73,7 @@ def summarise(record: Record) -> Summary:
         by_size.setdefault(job.size, []).append(waits[job.id])
         by_user.setdefault(job.user, []).append(slowdown)
     first_s, last_s = jobs[0].submit_s, max(job.submit_s for job in record.jobs)
-    busy = sum(record.held[job.id] * max(min(record.ends[job.id], last_s) - record.starts[job.id], 0.0) for job in jobs)
+    busy = sum(run.held * max(min(run.end, last_s) - run.start, 0.0) for run in record.intervals)
     plan_s, light_users = sorted(record.plan_s), _light_users(jobs)
     return Summary(
         num_jobs=len(jobs),
@@ -86,7 +89,9 @@ def summarise(record: Record) -> Summary:
         num_plans=len(plan_s),
         plan_p50_ms=1000 * percentile(plan_s, 50),
         plan_p99_ms=1000 * percentile(plan_s, 99),
-        decisions_per_s=len(jobs) / sum(plan_s) if plan_s else 0.0,
+        decisions_per_s=len(record.intervals) / sum(plan_s) if plan_s else 0.0,
+        num_preemptions=sum(run.is_preempted for run in record.intervals),
+        lost_device_s=sum(run.lost_s * run.held for run in record.intervals),
     )
 
 

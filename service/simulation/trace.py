@@ -8,6 +8,7 @@ Columns, in any order, with a header; those in brackets may be missing:
     user        who submitted it
     [time_s]    what its user said it would take, at the most (`--time`); empty: nothing was said
     [priority]  0 to 100; 50 unless given
+    [preemptible]  1: more important jobs may have its devices
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from dljobs.errors import UsageError
 from dljobs.service.sizes import Size, parse_size
 
-COLUMNS = ("submit_s", "devices", "duration_s", "user", "time_s", "priority")
+COLUMNS = ("submit_s", "devices", "duration_s", "user", "time_s", "priority", "preemptible")
 REQUIRED = COLUMNS[:4]
 
 
@@ -38,6 +39,7 @@ class TraceJob:
     priority: int = 50
     min_devices: int | None = None  # None: all of them
     share_percent: int = 100  # less: a part of one
+    is_preemptible: bool = False
 
     @property
     def size(self) -> Size:
@@ -87,7 +89,7 @@ def write_trace(path: Path, jobs: Iterable[TraceJob]) -> None:
             for job in jobs:
                 time_s = "" if job.time_s is None else repr(job.time_s)
                 values = (repr(job.submit_s), str(job.size), repr(job.duration_s), job.user, time_s, job.priority)
-                writer.writerow(values)
+                writer.writerow((*values, int(job.is_preemptible)))
     except OSError as error:
         raise UsageError(f"the trace {path} cannot be written: {error}") from None
 
@@ -111,6 +113,7 @@ def _row(path: Path, line: int, row: dict[str, str]) -> TraceJob:
             priority=int(row["priority"]) if row.get("priority") else 50,
             min_devices=None if size.is_fixed else size.min_devices,
             share_percent=size.share_percent,
+            is_preemptible=bool(int(row.get("preemptible") or 0)),
         )
     except UsageError as error:
         raise UsageError(f"{path}, line {line}: {error.message.removeprefix('--gpus: ')}", error.hint) from None

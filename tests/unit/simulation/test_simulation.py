@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dljobs.errors import UsageError
 from dljobs.service.simulation.plot import draw_simulation
-from dljobs.service.simulation.simulator import POLICIES, Estimates, Record, Simulator
+from dljobs.service.simulation.simulator import POLICIES, RESTART_S, Estimates, Interval, Record, Simulator
 from dljobs.service.simulation.summary import summarise
 from dljobs.service.simulation.synthetic import STYLES, make_trace
-from dljobs.service.simulation.trace import TraceJob, read_trace, write_trace
+from dljobs.service.simulation.trace import TraceJob, number_jobs, read_trace, write_trace
+from tests.unit.scheduling.clusters import MANY
 
 
 def simulate(jobs: list[TraceJob], policy: str = "dljobs", *, num_nodes: int = 1, node_size: int = 4) -> Record:
@@ -76,6 +80,74 @@ def test_no_device_has_two_jobs_and_each_job_runs_once(policy: str) -> None:
     for moment in sorted(changes):
         busy += changes[moment]
         assert 0 <= busy <= 32
+
+
+def test_preemption_by_hand() -> None:
+    """Four devices: the urgent job takes two of the three of one that may be preempted; who needs one has the third."""
+    jobs = [
+        TraceJob(1, 0.0, 3, 100.0, "ada", is_preemptible=True),
+        TraceJob(2, 0.0, 1, 1000.0, "ada"),
+        TraceJob(3, 40.0, 2, 50.0, "bob", priority=80),
+        TraceJob(4, 41.0, 1, 10.0, "bob"),
+    ]
+    record = simulate(jobs)
+    assert record.starts == {1: 0.0, 2: 0.0, 3: 40.0, 4: 41.0}
+    first, last = (run for run in record.intervals if run.job_id == 1)
+    assert (first.start, first.end, first.is_preempted, first.lost_s) == (0.0, 40.0, True, 0.0)
+    assert (last.start, last.end, last.is_preempted, last.lost_s) == (90.0, 90.0 + RESTART_S + 60.0, False, RESTART_S)
+    figures = summarise(record)
+    assert (figures.num_preemptions, figures.lost_device_s) == (1, 3 * RESTART_S)
+    assert summarise(simulate(jobs, "backfill")).num_preemptions == 0
+
+
+preemptible_traces = st.lists(
+    st.builds(
+        TraceJob,
+        id=st.just(0),
+        submit_s=st.sampled_from([0.0, 0.0, 10.0, 60.0, 700.0, 5000.0]),
+        num_devices=st.integers(1, 4),
+        duration_s=st.sampled_from([0.0, 1.0, 100.0, 1000.0, 4000.0]),
+        user=st.sampled_from(["ada", "bob"]),
+        priority=st.sampled_from([10, 50, 50, 90]),
+        min_devices=st.sampled_from([None, 1]),
+        is_preemptible=st.booleans(),
+    ),
+    min_size=1,
+    max_size=14,
+).map(number_jobs)
+
+
+@MANY
+@given(preemptible_traces, st.sampled_from(Estimates))
+def test_whoever_is_preempted_does_all_its_work_once_and_hands_its_devices_on(
+    jobs: list[TraceJob], estimates: Estimates
+) -> None:
+    policy = POLICIES["dljobs"]
+    record = Simulator(jobs, num_nodes=2, node_size=4, policy=policy, estimates=estimates).run()
+    by_id = {job.id: job for job in jobs}
+    of_jobs: dict[int, list[Interval]] = {}
+    for run in record.intervals:
+        of_jobs.setdefault(run.job_id, []).append(run)
+    assert of_jobs.keys() == by_id.keys()
+    for job_id, runs in of_jobs.items():
+        job = by_id[job_id]
+        assert [run.is_preempted for run in runs] == [True] * (len(runs) - 1) + [False]
+        assert all(before.end <= after.start for before, after in itertools.pairwise(runs))
+        assert job.is_preemptible or len(runs) == 1
+        # Not twice within a minimum run time.
+        assert all(run.end - run.start >= policy.min_run_s for run in runs[1:-1])
+        work = sum(
+            (run.end - run.start - run.lost_s) / job.duration_on(int(run.held)) for run in runs if job.duration_s
+        )
+        assert not job.duration_s or work == pytest.approx(1.0)
+        for run in runs[:-1]:
+            # Somebody more important started in that moment.
+            assert any(
+                other.start == run.end and by_id[other.job_id].priority > job.priority for other in record.intervals
+            )
+    moments = {run.start for run in record.intervals}
+    for moment in moments:
+        assert sum(run.held for run in record.intervals if run.start <= moment < run.end) <= 8
 
 
 def test_ranges_and_shares_by_hand() -> None:
