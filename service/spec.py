@@ -19,6 +19,7 @@ SPEC_VERSION = 1
 Strategy = Literal["single", "dp", "ddp"]
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 Schedule = Literal["constant", "cosine", "step"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Training:
     seed: int = 0
     max_steps: int = 0  # 0: no cap
     clip_norm: float = 0.0  # 0: off
+    precision: Precision = "fp32"  # what forward passes compute in; weights are float32 always
+    compile: bool = False  # torch.compile, where its gradients are the plain model's
+    channels_last: bool = False  # how the weights of convolutions lie in memory
     init: str = "default"  # initial weights: `normal:0.01`, `linear=zeros;conv=kaiming_normal` (models/init_rule.py)
     until: str = ""  # ends the training early: `loss<1e-3`, `test.accuracy>0.98` (models/threshold.py)
     print_every: int = 0  # steps between lines with the running loss; 0: only a line for each epoch

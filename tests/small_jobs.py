@@ -65,6 +65,23 @@ class Tiny(nn.Module):
         return out
 
 
+class Conv(nn.Module):
+    """The twelve numbers as a picture of 3×4, for what concerns convolutions and normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.dropout = nn.Dropout(0.2)
+        self.last = nn.Linear(96, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x.reshape(len(x), 1, 3, 4))))
+        out: Tensor = self.last(self.dropout(torch.relu(self.second(x)).flatten(1)))
+        return out
+
+
 def _rank() -> int:
     return int(os.environ["RANK"])
 
@@ -138,6 +155,7 @@ def _writes(model: Tiny, x: Tensor) -> Tensor:
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "tiny": Tiny,
     "tiny-sse": Tiny,
+    "conv": Conv,
     "dropout": lambda: Tiny(dropout=0.3),
     "raises": lambda: Tiny(hook=_raises),
     "leaves-with-3": lambda: Tiny(hook=_leaves_with_3),

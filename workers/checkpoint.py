@@ -2,7 +2,7 @@
 
 A checkpoint holds the weights, the optimizer's state, the random state of every rank, the position in the data, the
 running sums of the epoch and the best result so far, and the digest of the spec. The learning rate is a function of the
-step and needs no place; training is in float32, so there is no gradient scaler whose state would belong here.
+step and needs no place; weights are float32 whatever a run computes in.
 It knows the model and the optimizer only by their state_dicts; when one is due is the trainer's affair.
 """
 
@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Checkpoint:
     num_threads: int
     world_size: int
     data: str = "{}"  # the record of the data, as JSON
+    scaler: dict[str, Any] = field(default_factory=dict)  # of a float16 run's gradients
 
     @classmethod
     def capture(
@@ -70,6 +71,7 @@ class Checkpoint:
         spec: JobSpec,
         plan: Plan,
         data: str = "{}",
+        scaler: dict[str, Any] | None = None,
     ) -> Checkpoint:
         """Copy the state of a run between two steps."""
         weights, aliases = copy_to_host(model.state_dict())
@@ -94,6 +96,7 @@ class Checkpoint:
             num_threads=torch.get_num_threads(),
             world_size=len(random_states),
             data=data,
+            scaler=scaler or {},
         )
 
     def write(self, path: Path) -> None:
@@ -129,6 +132,7 @@ class Checkpoint:
         try:
             model.load_state_dict(with_aliases(named, self.aliases), strict=True)
             optimizer.load_state_dict(self._optimizer_state(optimizer))
+            _lay_out_as_parameters(optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
             raise UsageError(f"the checkpoint does not fit this job: {error}") from error
 
@@ -188,6 +192,14 @@ def _chosen(part: JobSpec | Training) -> dict[str, Any]:
     defaults = {f.name: f.default for f in dataclasses.fields(part)}
     values = {name: getattr(part, name) for name in defaults if name not in _WITHOUT_EFFECT | _REPORTING}
     return {name: value for name, value in values.items() if name != "training" and value != defaults[name]}
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Files hold rows one after the other; a fused kernel walks a parameter and its state as they lie in memory."""
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _kind_of(optimizer: torch.optim.Optimizer) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .narration import say
-from .random_state import capture, restore
+from .random_state import leaving_no_trace
 from .sharding import Shard
 from .strategies import Strategy
 from .workload import Workload
@@ -57,8 +57,9 @@ class Gradient:
     def _add(self, called: nn.Module, indices: Tensor, shard: Shard) -> Tensor:
         x, y = self._workload.data.train.batch(indices)
         x, y = x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
-        losses = self._workload.loss.per_sample(called(x), y)
-        torch.autograd.backward(losses, self._weights(losses, shard))
+        with self._workload.precision.autocast():
+            losses = self._workload.loss.per_sample(called(x), y)
+        torch.autograd.backward(losses, self._workload.precision.scaled(self._weights(losses, shard)))
         loss_sum = losses.detach().sum()
         return loss_sum if shard.num_local else loss_sum * 0
 
@@ -99,18 +100,13 @@ class Gradient:
         """Why there is no room for a micro-batch beside the gradient of another one; None if there is."""
         model, failure = self._workload.model, None
         alone = self._strategy.without_collectives(model, self._wrapped)
-        random_state, buffers = capture(), [buffer.clone() for buffer in model.buffers()]
-        try:
-            for indices in shard.micro_batches(self._size)[:2]:
-                self._add(alone, indices, shard)
-        except torch.OutOfMemoryError as error:
-            # Without its traceback, whose frames hold the very tensors that there is no room for.
-            failure = error.with_traceback(None)
-        model.zero_grad(set_to_none=True)
+        with leaving_no_trace(model):
+            try:
+                for indices in shard.micro_batches(self._size)[:2]:
+                    self._add(alone, indices, shard)
+            except torch.OutOfMemoryError as error:
+                # Without its traceback, whose frames hold the very tensors that there is no room for.
+                failure = error.with_traceback(None)
         if failure is not None and self._device.type == "cuda":
             torch.cuda.empty_cache()
-        with torch.no_grad():
-            for buffer, before in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-        restore(random_state)
         return failure

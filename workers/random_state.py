@@ -6,11 +6,14 @@ It covers every global generator that a model or a transform may draw from: Pyth
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
 from .sharding import mix_seed
 
@@ -55,6 +58,20 @@ def restore(text: str) -> None:
     if _uses_cuda():
         for device, packed in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(_tensor(packed), device)
+
+
+@contextlib.contextmanager
+def leaving_no_trace(model: nn.Module) -> Iterator[None]:
+    """A block that tries a model out: randomness and buffers are put back, and gradients are gone."""
+    random_state, buffers = capture(), [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        restore(random_state)
 
 
 def _uses_cuda() -> bool:

@@ -24,6 +24,7 @@ from .agreement import Agreement
 from .artifacts import ArtifactWriter
 from .channel import EventWriter
 from .checkpoint import Checkpoint, spec_digest
+from .compiling import compiled_if_right
 from .folder import RunFolder, RunRequest
 from .gradient import Gradient
 from .narration import epoch_line, running_loss_line, say
@@ -59,7 +60,7 @@ class Trainer:
         self.workload = load_workload(request, strategy, channel)
         self.model = self.workload.model
         self.data_record = DataRecord.of(self.workload.data)
-        self.wrapped = strategy.wrap(self.model)
+        self.wrapped = strategy.wrap(self._compiled() if self.training.compile else self.model)
         see_outside: Any = getattr(self.model, "see_outside", None)
         if see_outside is not None:  # what only its caller sees: the whole batch of a model that is split
             self.wrapped.register_forward_hook(lambda _, args, out: see_outside(args[0], out))
@@ -96,6 +97,11 @@ class Trainer:
             if self.artifacts:
                 self.artifacts.settle()
             raise
+
+    def _compiled(self) -> nn.Module:
+        """The model as it is to be called, before ranks meet in it."""
+        self._emit("stage", text="compiling the model")
+        return compiled_if_right(self.workload, self.strategy, self.training.batch_size)
 
     def _train(self) -> None:
         self._begin()
@@ -142,10 +148,8 @@ class Trainer:
         """One optimizer step on one global batch."""
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = self.gradient.compute(shard)
-        if self.training.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         set_learning_rate(self.optimizer, learning_rate(self.training, self.progress.step + 1, self.plan.steps))
-        self.optimizer.step()
+        self.workload.precision.step(self.optimizer, self.model, self.training.clip_norm)
         self.progress.step += 1
         self.progress.step_in_epoch += 1
         self.num_steps_here += 1
@@ -344,8 +348,9 @@ class Trainer:
             self.artifacts.write(save, {**event, "answers": self.agreement.answers})
 
     def _capture(self, random_states: list[str]) -> Checkpoint:
-        data = self.data_record.to_json()
-        return Checkpoint.capture(self.model, self.optimizer, self.progress, random_states, self.spec, self.plan, data)
+        data, scaler = self.data_record.to_json(), self.workload.precision.state()
+        run = (self.model, self.optimizer, self.progress, random_states, self.spec, self.plan)
+        return Checkpoint.capture(*run, data, scaler)
 
     def _is_writing_checkpoint(self) -> bool:
         return self.artifacts is not None and self.artifacts.is_writing("checkpoint")
@@ -360,6 +365,7 @@ class Trainer:
             )
         self.strategy.warm_up(self.wrapped, self.workload.data.train.batch(torch.arange(2))[0].to(self.strategy.device))
         saved.restore(self.model, self.optimizer)
+        self.workload.precision.restore(saved.scaler)
         self.differences = saved.differences(self.spec, self.strategy.world_size)
         if change := DataRecord.from_json(saved.data).change_of(self.workload.data):
             if not self.request.resumes_other_job:

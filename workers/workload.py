@@ -28,6 +28,8 @@ from dljobs.models.weights import load_weights
 
 from .channel import EventWriter
 from .folder import RunFolder, RunRequest, write_whole
+from .narration import say
+from .precision import Precision
 from .random_state import seed_all
 from .strategies import Strategy
 
@@ -43,6 +45,7 @@ class Workload:
     data: Data
     model: nn.Module  # raw, on the strategy's device
     loss: Loss
+    precision: Precision
 
     @property
     def num_parameters(self) -> int:
@@ -63,7 +66,12 @@ def load_workload(request: RunRequest, strategy: Strategy, channel: EventWriter)
         data = DataRecord.of_weights(Path(request.state_dict)).apply(data)
     seed_all(spec.training.seed)
     model = build_model(spec.model_at(sources), spec.model_options, data, spec.training.init)
-    return Workload(data, model.to(strategy.device), find_loss(spec.loss))
+    layout = torch.channels_last if spec.training.channels_last else torch.preserve_format
+    model = model.to(strategy.device, memory_format=layout)  # type: ignore[call-overload]
+    precision = Precision(spec.training.precision, strategy.device)
+    if strategy.rank == 0 and (note := precision.describe()):
+        say(note)
+    return Workload(data, model, find_loss(spec.loss), precision)
 
 
 def _compare_origins(data: Data, strategy: Strategy) -> None:
@@ -96,16 +104,17 @@ def evaluate_on_test(
     data = workload.data
     indices = shard_indices(len(data.test), strategy.rank, strategy.world_size)
     size = max(_MIN_EVALUATION_BATCH, batch_size // strategy.world_size)
-    counted = tally(
-        strategy.without_collectives(workload.model, wrapped),
-        data.test,
-        indices,
-        workload.loss,
-        data,
-        strategy.device,
-        size,
-        after_batch,
-    )
+    with workload.precision.autocast():
+        counted = tally(
+            strategy.without_collectives(workload.model, wrapped),
+            data.test,
+            indices,
+            workload.loss,
+            data,
+            strategy.device,
+            size,
+            after_batch,
+        )
     first = shard_indices(len(data.test), 0, strategy.world_size)  # the longest
     for _ in range(len(torch.split(first, size)) - len(torch.split(indices, size))):
         after_batch()

@@ -12,7 +12,7 @@ from dljobs.service.settings import Settings
 from .opening import database_of
 from .options import json_option, to_seconds, to_size
 
-TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "until")
+TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "until", "precision")
 
 
 @click.command()
@@ -23,6 +23,7 @@ TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "until")
 @click.option("--batch-size", metavar="N", help="Global: shared out among the devices.")
 @click.option("--lr", metavar="RATE", help="Learning rate.")
 @click.option("--optimizer", metavar="NAME", help="Another one begins without what the old one remembers.")
+@click.option("--precision", metavar="NAME", help="fp32, tf32, bf16 or fp16.")
 @click.option("--until", metavar="METRIC<X", help="Stop early: 'loss<1e-3' or 'test.accuracy>0.98'.")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other option of the trainer; repeatable.")
 @click.option("--name", help="What to call the new job.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 SET_FLAGS = ("array", "sweeps", "trials", "search_seed", "max_parallel", "halving")
-TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "seed", "init", "until")
+TRAINING_FLAGS = ("epochs", "batch_size", "lr", "optimizer", "seed", "init", "until", "precision", "compile")
 
 
 def complete_own(incomplete: str) -> list[CompletionItem]:
@@ -82,6 +82,10 @@ def complete_model(_context: click.Context, _parameter: click.Parameter, incompl
 @click.option("--optimizer", metavar="NAME", help="sgd, adam, adamw, rmsprop or adagrad.")
 @click.option("--seed", metavar="N", help="Seed of everything random.")
 @click.option("--init", metavar="RULE", help="Initial weights: normal:0.01, or linear=zeros;conv=kaiming_normal.")
+@click.option("--precision", metavar="NAME", help="What to compute in: fp32, tf32, bf16 or fp16; weights stay float32.")
+@click.option(
+    "--compile", is_flag=True, default=None, help="torch.compile the model, where its gradients come out right."
+)
 @click.option("--until", metavar="METRIC<X", help="Stop early: 'loss<1e-3' or 'test.accuracy>0.98'.")
 @click.option(
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Any other option of model, data or trainer; repeatable."
@@ -128,6 +132,7 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
       dljobs submit resnet18 --gpus 2-8
       dljobs submit lenet --gpus 0.25 --gpu-mem 4G
       dljobs submit lenet --gpus 16 --nodes 2
+      dljobs submit resnet18 --precision bf16 --compile --set channels_last=true
       dljobs submit lenet --epochs 5 --lr 0.1 --set momentum=0.8 --tag trial
       dljobs submit lenet --priority 20 --preemptible
       dljobs submit lenet --init xavier_uniform --until 'test.accuracy>0.98'
