@@ -6,7 +6,7 @@ It knows where the blobs of one artifact begin; how they came to be, and what th
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -42,16 +42,18 @@ class ArtifactReader:
     Args:
         row: its row.
         parts: its blobs, in order.
+        loaded: the bytes of all its blobs by digest, not verified, where they are here already; otherwise empty.
 
     Raises:
         CorruptArtifact: they are not the blobs it was stored with.
     """
 
-    def __init__(self, database: Database, row: RowMapping, parts: list[Part]) -> None:
+    def __init__(self, database: Database, row: RowMapping, parts: list[Part], loaded: Mapping[str, bytes]) -> None:
         self.size: int = row["size_bytes"]
         self._database = database
         self._row = row
         self._parts = parts
+        self._loaded = loaded
         self._starts = list(accumulate((part.size for part in parts), initial=0))  # and the end of the last one
         # Small tensors share a blob and are read one after another: the last one is kept.
         self._kept: tuple[int, bytes] | None = None
@@ -108,11 +110,13 @@ class ArtifactReader:
         if numbers:
             yield range(first, numbers.stop)
 
-    def _load(self, numbers: range) -> dict[str, bytes]:
-        with self._database.read() as connection:
+    def _load(self, numbers: range) -> Mapping[str, bytes]:
+        if self._loaded:
+            return self._loaded
+        with self._database.ask() as connection:
             return blobs.load(connection, [self._parts[number].digest for number in numbers])
 
-    def _verified(self, number: int, found: dict[str, bytes]) -> bytes:
+    def _verified(self, number: int, found: Mapping[str, bytes]) -> bytes:
         part = self._parts[number]
         data = found.get(part.digest)
         if data is None:

@@ -7,12 +7,14 @@ was just referred to. It knows nothing of runs, names and files.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
-from sqlalchemy import Connection, Select, delete, literal_column, select, update
+from sqlalchemy import Connection, Insert, Select, delete, select, update
 from sqlalchemy.exc import DBAPIError
 
 from dljobs.errors import DljobsError
@@ -46,35 +48,43 @@ def keep(connection: Connection, content: Mapping[str, bytes]) -> None:
     # On Postgres the lock keeps collectors away, and no writer.
     kept = set(connection.scalars(_whole(content).with_for_update(read=True, key_share=True)))
     # In order: of two writers of the same blobs one waits for the other, never each for each.
-    for digest in sorted(content.keys() - kept):
-        _insert(connection, digest, content[digest])
+    new = sorted(content.keys() - kept)
+    if new:
+        rows = [{"digest": digest, "size_bytes": len(content[digest]), "data": content[digest]} for digest in new]
+        # One statement for all of them: on Postgres no row waits for the answer to the one before.
+        connection.execute(_mending_insert(connection.dialect.name), rows)
 
 
 def _whole(digests: Collection[str]) -> Select[tuple[str]]:
     return select(blobs.c.digest).where(blobs.c.digest.in_(digests), blobs.c.damaged_at.is_(None))
 
 
-def _insert(connection: Connection, digest: str, data: bytes) -> None:
-    if connection.dialect.name == "sqlite":
+@cache
+def _mending_insert(dialect: str) -> Insert:
+    """Insert digest, size_bytes and data. Made once: to make it takes longer than to store a small blob with it."""
+    if dialect == "sqlite":
         from sqlalchemy.dialects.sqlite import insert
     else:
         from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # it is made and used alike
-    new = insert(blobs).values(digest=digest, size_bytes=len(data), stored_at=now(), data=data)
+    new = insert(blobs).values(stored_at=now())
     # Another writer may have stored it since we looked, and a reader may have found it damaged: then this mends it.
-    mend = new.on_conflict_do_update(
+    return new.on_conflict_do_update(
         index_elements=[blobs.c.digest],
         set_={"data": new.excluded.data, "size_bytes": new.excluded.size_bytes, "damaged_at": None},
         where=blobs.c.damaged_at.is_not(None),
     )
-    connection.execute(mend)
 
 
 def load(connection: Connection, digests: Sequence[str]) -> dict[str, bytes]:
     """The bytes of those that there are, by digest, not verified."""
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
-        found = connection.execute(select(blobs.c.digest, literal_column("rowid")).where(blobs.c.digest.in_(digests)))
-        return {digest: _read_sqlite(driver, rowid) for digest, rowid in found.all()}
+        # By the driver: SQLAlchemy would take longer than the query does.
+        wanted = (json.dumps(list(digests)),)
+        found = driver.execute(
+            "SELECT digest, rowid FROM blobs WHERE digest IN (SELECT value FROM json_each(?))", wanted
+        )
+        return {digest: _read_sqlite(driver, rowid) for digest, rowid in found.fetchall()}
     # SQLAlchemy asks for results as text, where each byte takes two.
     with driver.cursor(binary=True) as cursor:
         cursor.execute("SELECT digest, data FROM blobs WHERE digest = ANY(%s)", (list(digests),))

@@ -10,6 +10,7 @@ SMALL = 1000
 _SIZES = [
     *((module, "BLOB_BYTES", SMALL) for module in (artifact_reader, artifacts, cutting)),
     (artifacts, "_BATCH_BYTES", 4 * SMALL),
+    (artifacts, "_SMALL_BYTES", SMALL),
     (artifact_reader, "_LOAD_BYTES", SMALL),
 ]
 

@@ -188,10 +188,11 @@ def test_a_transaction_writes_at_most_one_blobs_worth(database: Database, tmp_pa
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if statement.startswith("INSERT INTO blobs"):
-            values = parameters.values() if isinstance(parameters, dict) else parameters
-            # psycopg's wrapper of bytes has them as `obj`.
-            contents = [getattr(value, "obj", value) for value in values]
-            written[-1] += max(len(content) for content in contents if isinstance(content, bytes))
+            for row in parameters if isinstance(parameters, list) else [parameters]:
+                values = row.values() if isinstance(row, dict) else row
+                # psycopg's wrapper of bytes has them as `obj`.
+                contents = [getattr(value, "obj", value) for value in values]
+                written[-1] += max(len(content) for content in contents if isinstance(content, bytes))
 
     event.listen(database.engine, "before_cursor_execute", note)
     event.listen(database.engine, "commit", lambda _connection: written.append(0))
