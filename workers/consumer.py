@@ -24,6 +24,7 @@ from dljobs.service.runs import RunKey
 
 from .worker import Worker
 
+RESTART_AFTER_S = 0.5
 _TOKEN = re.compile("[0-9a-f]{1,64}")
 
 logger = logging.getLogger(__name__)
@@ -63,19 +64,29 @@ class Consumer:
         self._worker = worker
         self._stopping = stopping
         self._on_ready = on_ready
+        self._is_ready = False  # it was, at least once
         queues = [SCHEDULE_QUEUE, worker_queue(worker.name)]
         app.conf.task_queues = [Queue(name) for name in queues]  # type: ignore[no-untyped-call]
         self._add_tasks()
 
     def run(self) -> None:
-        """Consume until the worker is asked to stop. `on_ready` is called when messages are taken."""
-        if self._stopping.is_asked.is_set():
-            return
+        """Consume until the worker is asked to stop. `on_ready` is called once, when messages are taken.
+
+        What is no message at all ends Celery's consumer, though it is out of the queue by then: it is made anew.
+        """
         # Celery warns of pickle as root; nothing here accepts pickle.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         signals.worker_ready.connect(self._become_ready, weak=False)
         signals.worker_shutting_down.connect(self._stopping.ask, weak=False)
-        controller = self._app.Worker(
+        while not self._stopping.is_asked.is_set():
+            self._make_controller().start()
+            self._stopping.take_signals()
+            if not self._stopping.is_asked.is_set():
+                logger.error("the consumer broke off: it starts again; meanwhile the sweep brings work")
+                self._stopping.is_asked.wait(RESTART_AFTER_S)
+
+    def _make_controller(self) -> Any:
+        return self._app.Worker(
             hostname=self._worker.name,
             pool="threads",
             concurrency=2,
@@ -85,13 +96,13 @@ class Consumer:
             without_mingle=True,
             without_heartbeat=True,
         )
-        controller.start()
-        self._stopping.take_signals()
 
     def _become_ready(self, **_: Any) -> None:
         # Celery has installed its own handlers while it started: to them a second SIGTERM is the same as the first.
         self._stopping.take_signals()
-        self._on_ready()
+        if not self._is_ready:
+            self._is_ready = True
+            self._on_ready()
 
     def _add_tasks(self) -> None:
         worker = self._worker

@@ -23,6 +23,7 @@ from sqlalchemy import func, make_url, select, text
 from dljobs.service import events
 from dljobs.service.clock import now
 from dljobs.service.database import Database
+from dljobs.service.doorbell import SCHEDULE_QUEUE, worker_queue
 from dljobs.service.tables import leases, metrics
 from dljobs.service.worker_process import WorkerProcess
 from tests.cluster import Cluster, family_of, running_cluster
@@ -254,6 +255,42 @@ def queue_is_read(redis: RedisServer) -> bool:
 
     with Redis.from_url(redis.url) as client:
         return sum(connection["cmd"] == "brpop" for connection in client.client_list()) == len(CLOCKS_S)
+
+
+# What is no message of Celery's, in a queue that anybody with the password can write to.
+JUNK = [
+    b"",
+    b"junk",
+    b"{}",
+    b"[]",
+    b"null",
+    b"1",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"body": "junk"}',
+    b'{"body": "W10=", "headers": null, "properties": null}',
+    b'{"body": "///", "content-encoding": "utf-8", "content-type": "application/json", "headers": {}, '
+    b'"properties": {"body_encoding": "base64", "delivery_tag": "x", "delivery_info": {}}}',
+    b'{"body": "gASVAAAAAAAAAA==", "content-encoding": "binary", "content-type": "application/x-python-serialize", '
+    b'"headers": {"task": "dljobs.schedule", "id": "1"}, "properties": {"body_encoding": "base64", '
+    b'"delivery_tag": "y", "delivery_info": {"exchange": "", "routing_key": "dljobs.schedule"}}}',
+]
+
+
+def test_junk_in_the_queues_is_passed_over(site: Site) -> None:
+    from redis import Redis
+
+    cluster = site.cluster
+    pids = {worker.pid for worker in cluster.workers.values()}
+    queues = [SCHEDULE_QUEUE, *(worker_queue(name) for name in cluster.workers)]
+    with Redis.from_url(site.redis.url) as client:
+        for junk in JUNK:
+            for queue in queues:
+                client.lpush(f"dljobs:{queue}", junk)
+        wait_until(lambda: not any(client.llen(f"dljobs:{queue}") for queue in queues), 60, "the end of the junk")
+    check_everything_arrived_once(cluster, submit(cluster, num_epochs=1), 1)
+    wait_until(lambda: queue_is_read(site.redis), 60, "the consumers")
+    assert {worker.pid for worker in cluster.workers.values() if worker.exit_code() is None} == pids
 
 
 def test_clocks_that_differ_by_minutes_change_nothing(site: Site) -> None:
