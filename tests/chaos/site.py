@@ -168,9 +168,11 @@ def running_site() -> Iterator[Site]:
         with running_cluster(folder / "home", **urls, health_s=5.0) as cluster:
             site = Site(folder, cluster, postgres, redis)
             site.start_workers()
-            yield site
-            for name in WORKERS:
-                site.thaw(name)
+            try:
+                yield site
+            finally:
+                for name in WORKERS:
+                    site.thaw(name)
     finally:
         redis.stop()
         postgres.stop()
