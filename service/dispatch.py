@@ -95,7 +95,12 @@ def dispatch(
     return placed
 
 
-def make_plan(connection: Connection, *, lease_s: float) -> Planned:
-    """The plan; writes nothing."""
-    snapshot, policy = take_snapshot(connection, lease_s=lease_s)
+def make_plan(connection: Connection, *, lease_s: float, only: int | None = None) -> Planned:
+    """The plan; writes nothing.
+
+    Args:
+        only: plan as if no other job waited: what stands in the way of this one whoever is before it, at a cost that
+            does not grow with the queue.
+    """
+    snapshot, policy = take_snapshot(connection, lease_s=lease_s, only=only)
     return Planned(plan(snapshot, policy.scheduling), policy)

@@ -113,7 +113,7 @@ def enqueue_set(database: Database, doorbell: Doorbell, settings: Settings, new:
         warnings.append(f"{doorbell.problem}: {where}")
     with database.read() as connection:
         first_id = sets.first_job_id(connection, set_id)
-        reasons = make_plan(connection, lease_s=settings.lease_s).reasons(first_id)
+        reasons = make_plan(connection, lease_s=settings.lease_s, only=first_id).reasons(first_id)
     warnings += [f"s{set_id} waits: {reason.text}" for reason in reasons if reason.code in NEEDING_HELP]
     return SubmittedSet(set_id, created, tuple(warnings))
 

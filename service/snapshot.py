@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, true
 
 from . import leases, ledger, nodes, preemption, quarantine, quotas, registration, sets
 from .clock import read_now
@@ -37,6 +37,8 @@ from .tables import dependencies, jobs, runs
 NUM_REMEMBERED = 5  # finished jobs of a model and a number of devices that say how long one takes
 NUM_MEASURED = 50  # finished jobs of a model on one device, among which those of a batch size say what memory it takes
 MEASURED_HEADROOM = 1.1  # what another run may take more of a device's memory
+
+_OTHERS = jobs.alias("other")  # those that jobs wait for; made once, as making it takes longer than the query
 
 # As much of a job's row as scheduling needs: a spec of thousands of jobs would take longer to read than to plan.
 _JOB_COLUMNS = (
@@ -65,14 +67,15 @@ _JOB_COLUMNS = (
 )
 
 
-def take_snapshot(connection: Connection, *, lease_s: float) -> tuple[Snapshot, ServicePolicy]:
-    """All rows that a plan depends on, and the policy in force."""
+def take_snapshot(connection: Connection, *, lease_s: float, only: int | None = None) -> tuple[Snapshot, ServicePolicy]:
+    """All rows that a plan depends on, of the jobs that wait all or `only` one, and the policy in force."""
+    these = true() if only is None else jobs.c.id == only
     now, policy = read_now(connection), read_policy(connection)
-    waiting = list(connection.execute(select(*_JOB_COLUMNS).where(jobs.c.state.in_(WAITING_JOBS))).mappings())
+    waiting = list(connection.execute(select(*_JOB_COLUMNS).where(jobs.c.state.in_(WAITING_JOBS), these)).mappings())
     running = list_running(connection)
     history = _History(connection)
     usage = decayed_usage(list_spells(connection, running, now), now, policy.half_life_s)
-    after, kept = _dependencies(connection), preemption.list_kept(connection)
+    after, kept = _dependencies(connection, these), preemption.list_kept(connection)
     set_ids = {row["set_id"] for row in waiting if row["set_id"] is not None}
     snapshot = Snapshot(
         now=now,
@@ -254,14 +257,13 @@ def _tags(row: RowMapping) -> tuple[str, ...]:
     return () if text == "[]" else tuple(json.loads(text))
 
 
-def _dependencies(connection: Connection) -> dict[int, tuple[Dependency, ...]]:
-    """What each job in the queue waits for."""
-    other = jobs.alias("other")
+def _dependencies(connection: Connection, these: ColumnElement[bool]) -> dict[int, tuple[Dependency, ...]]:
+    """What each of these jobs in the queue waits for."""
     query = (
-        select(dependencies, other.c.state)
+        select(dependencies, _OTHERS.c.state)
         .join(jobs, jobs.c.id == dependencies.c.job_id)
-        .join(other, other.c.id == dependencies.c.after_id)
-        .where(jobs.c.state.in_(WAITING_JOBS))
+        .join(_OTHERS, _OTHERS.c.id == dependencies.c.after_id)
+        .where(jobs.c.state.in_(WAITING_JOBS), these)
         .order_by(dependencies.c.job_id, dependencies.c.after_id)
     )
     found: dict[int, tuple[Dependency, ...]] = {}

@@ -220,7 +220,7 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
             f"{doorbell.problem}: job {job_id} is safe in the database and starts when a worker next looks there"
         )
     with database.read() as connection:
-        reasons = make_plan(connection, lease_s=settings.lease_s).reasons(job_id)
+        reasons = make_plan(connection, lease_s=settings.lease_s, only=job_id).reasons(job_id)
     warnings += [f"job {job_id} waits: {reason.text}" for reason in reasons if reason.code in NEEDING_HELP]
     return Submitted(job_id, created, tuple(warnings))
 
