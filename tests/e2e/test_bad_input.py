@@ -62,9 +62,9 @@ def test_a_wrong_submission_is_refused_whole(
 def test_more_devices_than_any_worker_has_is_queued_with_the_reason(dljobs: CommandLine) -> None:
     done = dljobs("submit", "lenet", "--gpus", 8, "--parsable")
     assert done.returncode == 0
-    assert "it needs 8 devices on one worker; the largest worker has 4" in done.stderr
+    assert "it needs 8 devices on one worker; the most that one worker has is 4" in done.stderr
     job_id = int(done.stdout)
-    assert "the largest worker has 4" in dljobs.ok("why", job_id)
+    assert "the most that one worker has is 4" in dljobs.ok("why", job_id)
     dljobs.ok("cancel", job_id)
     assert dljobs("wait", job_id).returncode == 103
 

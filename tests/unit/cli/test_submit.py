@@ -148,7 +148,7 @@ def test_what_stands_in_its_way_is_said_at_once(dljobs, world, redis):
     world.worker(num_devices=2)
     redis.answers = True
     warnings = dljobs("submit", "lenet", "--gpus", 4, "--json").json["warnings"]
-    assert warnings == ["job 2 waits: it needs 4 devices on one worker; the largest worker has 2"]
+    assert warnings == ["job 2 waits: it needs 4 devices on one worker; the most that one worker has is 2"]
 
 
 def test_the_same_idempotency_key_makes_one_job(dljobs, world, redis):
