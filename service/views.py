@@ -152,6 +152,7 @@ def progress_view(run: Row, spec: Mapping[str, Any]) -> Json:
     known = run["state"] == RunState.RUNNING and total and speed and speed > 0
     return {
         "run": run["number"],
+        "stage": run["stage"],
         "step": step,
         "total_steps": total,
         "fraction": min(step / total, 1.0) if total else 0.0,

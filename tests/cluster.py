@@ -97,6 +97,10 @@ class Cluster:
         with self.database.read() as connection:
             return runs.list_runs(connection, [job_id])
 
+    def stage(self, job_id: int) -> str:
+        """What the newest run of a job is doing before its first step."""
+        return "".join(run["stage"] for run in self.runs(job_id)[-1:])
+
     def log(self, job_id: int) -> list[str]:
         with self.database.read() as connection:
             return [

@@ -33,6 +33,7 @@ URGENT = {"first_step", "error", "stopped", "finished"}  # somebody may be waiti
 RETRY_AFTER_S = 2.0
 MAX_BYTES_AT_ONCE = 1 << 20
 MAX_LINES_WAITING = 20_000
+MAX_STAGE_LENGTH = 200
 
 
 class Reports:
@@ -152,7 +153,9 @@ def _progress_of(events: list[Event]) -> dict[str, Any]:
     """The columns of the run's row that these events change."""
     values: dict[str, Any] = {}
     for event in events:
-        if event["type"] == "plan":
+        if event["type"] == "stage":  # of any rank: the others wait for the one that fetches
+            values["stage"] = str(event["text"])[:MAX_STAGE_LENGTH]
+        elif event["type"] == "plan":
             values["total_steps"] = int(event["total_steps"])
         elif event["type"] == "first_step" and event["rank"] == 0:
             values["first_step_at"] = now() - max(0.0, time.time() - event["at"])  # an age is the same by any clock

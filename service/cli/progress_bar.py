@@ -48,7 +48,10 @@ class BarWriter:
         """Move the bar to where the job is."""
         now = job["progress"] or {}
         eta = describe_eta(job)
-        note = f"{describe_progress(job).partition(' ')[2]} {f'{eta} left' if eta else ''}" if now else describe(job)
+        told = describe_progress(job)
+        if now.get("total_steps"):
+            told = told.partition(" ")[2]  # the bar shows the share
+        note = f"{told} {f'{eta} left' if eta else ''}" if now else describe(job)
         self._progress.update(
             self._task,
             description=f"job {job['id']} {job['state']}",

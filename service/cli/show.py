@@ -162,6 +162,7 @@ def _print_run(run: Json) -> None:
     _heading(f"run {run['number']}: {run['state']}")
     progress, began = run["progress"], run["started_at"] or run["created_at"]
     steps = f"{progress['step']} of {progress['total_steps']}, epoch {progress['epoch']}" if progress["step"] else ""
+    stage = "" if steps else progress["stage"]
     print_fields(
         {
             "worker": ", ".join(f"{part['worker']} on {part['node']}" for part in run["parts"]),
@@ -173,6 +174,7 @@ def _print_run(run: Json) -> None:
             "ended": f"{show_moment(run['ended_at'])}, after {show_duration(run['ended_at'] - began)}"
             if run["ended_at"]
             else "",
+            "stage": stage,
             "steps": steps,
             "peak memory": show_bytes(run["peak_memory_bytes"]) if run["peak_memory_bytes"] else "",
             "result": describe_metrics(run["result"] or {}),

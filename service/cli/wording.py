@@ -11,6 +11,7 @@ from .output import show_number
 
 Json = Mapping[str, Any]
 MAX_METRICS = 3
+MAX_STAGE = 48  # of what is done before the first step, in a row of a table
 
 
 def describe_end(job: Json) -> str:
@@ -49,12 +50,14 @@ def describe_metrics(values: Json, *, first: str = "") -> str:
 
 
 def describe_progress(job: Json) -> str:
-    """`42% e7/15`, or nothing before the first step; the place in the queue of a job that waits."""
+    """`42% e7/15`, before that what is being done; the place in the queue of a job that waits."""
     if job.get("place"):
         return f"place {job['place']}"
     progress = job["progress"]
-    if not progress or not progress["total_steps"]:
+    if not progress:
         return ""
+    if not progress["total_steps"]:
+        return str(progress["stage"])[:MAX_STAGE]
     epochs = f" e{progress['epoch']}/{progress['epochs']}" if progress["epochs"] > 1 else ""
     return f"{progress['fraction']:.0%}{epochs}"
 

@@ -41,6 +41,8 @@ runs = Table(
     Column("total_steps", BigInteger, nullable=False, server_default=text("0")),
     Column("epoch", Integer, nullable=False, server_default=text("0")),
     Column("steps_per_s", Double),
+    # What it does before its first step, and how far it is with that.
+    Column("stage", AnyText, nullable=False, server_default=text("''")),
     Column("peak_memory_bytes", BigInteger),  # of a device, the most over its ranks; null: not measured
     Column("progress_at", Double),
     # How far the run's spool of events and output has been taken over, written with the rows that came from it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from dljobs.service.spec import JobSpec
 from dljobs.service.submission import Request, prepare
 from dljobs.service.tables import sources as table
 from tests.cluster import Cluster, running_cluster
+from tests.file_server import Server, images, tar
+from tests.waiting import wait_until
 
 NET = '''
 import torch
@@ -204,3 +207,29 @@ def test_a_source_that_was_changed_in_the_database_never_runs(cluster: Cluster, 
     job = cluster.wait_for_end(job_id)
     assert job["state"] == "failed"
     assert "does not match its digest" in job["reason"]
+
+
+def test_ranks_fetch_data_from_an_address_once_and_tell_of_it(cluster: Cluster) -> None:
+    server = Server()
+    server.files["x.tar.gz"] = tar(images())
+    server.gate.clear()
+    try:
+        data = f"imagefolder:{server.url('x.tar.gz')}"
+        submitted: dict[str, Any] = {"data": data, "strategy": "ddp", "num_devices": 2}
+        sets = ("image_size=32", "channels=1", "epochs=1", "batch_size=4")
+        job_id = cluster.submit("lenet", *sets, **submitted)
+        wait_until(lambda: cluster.stage(job_id).startswith(("downloading x.tar.gz", "waiting for")), 60, "the stage")
+        server.gate.set()
+        job = cluster.wait_for_end(job_id)
+        assert job["state"] == "succeeded", cluster.log(job_id)
+        digest = hashlib.sha256(server.files["x.tar.gz"]).hexdigest()
+        assert json.loads(job["result_json"])["data_sha256"] == digest
+        assert sum(line.endswith(f"sha256 {digest}") for line in cluster.log(job_id)) == 1
+        assert server.asked["x.tar.gz"] == 1
+        wrong = cluster.submit("lenet", *sets, **{**submitted, "data": f"{data}#sha256={'0' * 64}"})
+        assert cluster.wait_for_end(wrong)["state"] == "failed"
+        (run,) = cluster.runs(wrong)
+        assert run["failure_class"] == "data"
+        assert f"has the sha256 {digest}, and not 000" in json.loads(run["error_json"])["message"]
+    finally:
+        server.close()

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dljobs.service import blobs
+from dljobs.service import blobs, runs
 from dljobs.service.artifacts import ArtifactStore
 from dljobs.service.failures import FailureClass
 from tests.service_world import World
@@ -297,3 +297,16 @@ def test_at_means_the_latest(dljobs, world: World):
     world.job(name="newer")
     assert dljobs("show", "@", "--json").json["name"] == "newer"
     assert dljobs("show", "@1", "--json").json["name"] == "older"
+
+
+def test_what_is_done_before_the_first_step(dljobs, world):
+    world.worker()
+    world.job()
+    key = world.start()
+    with world.database.write() as connection:
+        runs.fenced_update(connection, key, stage="downloading x.tar.gz: 35% of 120.0 MB")
+    assert dljobs("status", "--json").json["jobs"][0]["progress"]["stage"] == "downloading x.tar.gz: 35% of 120.0 MB"
+    assert "downloading x.tar.gz: 35%" in dljobs("status").out
+    assert "downloading x.tar.gz: 35% of 120.0 MB" in dljobs("show", 1).out
+    world.progress(key, 30, 100)
+    assert "downloading" not in dljobs("status").out + dljobs("show", 1).out
