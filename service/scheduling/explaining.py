@@ -42,6 +42,7 @@ class Explainer:
             return [Reason(ReasonCode.RESOURCES, self._is_made_room(job_id))]
         reasons = [*self._own(job), *self._workers(job, self._pool(job))]
         reasons += [Reason(ReasonCode.LIMIT, words) for words in self._plan.tally.objections(job)]
+        reasons += self._kept_within_limits(job)
         reasons += [Reason(ReasonCode.QUOTA, words) for words in self._plan.tally.quotas_used_up(job, self._now)]
         if self._plan.can_ever_fit(job, self._pool(job)):
             reasons += self._competition(job, position)
@@ -92,7 +93,8 @@ class Explainer:
             if job.id in self._placed or job.id in self._plan.kept or not is_ready(job, self._now):
                 continue
             can_ever_fit = self._plan.can_ever_fit(job, self._pool(job))
-            if can_ever_fit and (self._plan.tally.allows(job) or job.id in reserved):
+            is_allowed = self._plan.tally.allows(job) and not self._kept_within_limits(job)
+            if can_ever_fit and (is_allowed or job.id in reserved):
                 found.setdefault(job.selector, []).append(position)
         return found
 
@@ -113,6 +115,17 @@ class Explainer:
         if job.eligible_at is not None and job.eligible_at > self._now:
             text = f"its last run failed; it is tried again in {show_duration(job.eligible_at - self._now)}"
             reasons.append(Reason(ReasonCode.BACKOFF, text))
+        return reasons
+
+    def _kept_within_limits(self, job: WaitingJob) -> list[Reason]:
+        """Whose limits have room that is kept for jobs which come first."""
+        reasons = []
+        for whose, other_id in self._plan.tally.kept_for_others(job).items():
+            place = self._positions[other_id]
+            if place < self._positions[job.id]:
+                waited = show_duration(self._now - self._plan.order[place].submitted_at)
+                text = f"what is left to {' '.join(whose)} is kept for job {other_id}, which has waited for {waited}"
+                reasons.append(Reason(ReasonCode.LIMIT, text))
         return reasons
 
     def _workers(self, job: WaitingJob, pool: Pool) -> list[Reason]:

@@ -37,6 +37,7 @@ class Tally:
         self._of_set: Counter[int] = Counter()
         self._percent: Counter[tuple[str, str]] = Counter()  # hundredths of a device
         self._jobs: Counter[tuple[str, str]] = Counter()
+        self._kept_for: dict[tuple[str, str], int] = {}
         if self.is_limiting:
             for job in running:
                 self.add(job)
@@ -68,6 +69,24 @@ class Tally:
         if self._has_policy and self._policy_objections(job):
             return False
         return self._over_quota.keys().isdisjoint(self._counted(job))
+
+    def keep_room(self, job: WaitingJob) -> None:
+        """What is left within the job's limits is kept for it: else small jobs would keep a large one out for ever."""
+        if not self._has_policy or self.set_is_full(job) or not self._over_quota.keys().isdisjoint(self._counted(job)):
+            return
+        limits = {whose: self._limit(*whose) for whose in self._counted(job)}
+        if not all(_admits(limit, job) for limit in limits.values()):
+            return  # whatever ends, it cannot start
+        for whose, limit in limits.items():
+            if limit.running_devices is not None or limit.running_jobs is not None:
+                self._kept_for.setdefault(whose, job.id)
+
+    def kept_for_others(self, job: WaitingJob) -> dict[tuple[str, str], int]:
+        """The users and tags of this job what is left within whose limits is kept for another job, and which one."""
+        if not self._kept_for:
+            return {}
+        mine = {whose: self._kept_for.get(whose, job.id) for whose in self._counted(job)}
+        return {whose: job_id for whose, job_id in mine.items() if job_id != job.id}
 
     def quotas_used_up(self, job: WaitingJob, now: float) -> list[str]:
         """Each quota that keeps the job from starting, in words."""
@@ -107,6 +126,12 @@ class Tally:
 
     def _counted(self, job: RunningJob | WaitingJob) -> list[tuple[str, str]]:
         return [("user", job.user), *(("tag", tag) for tag in dict.fromkeys(job.tags))]
+
+
+def _admits(limit: Limit, job: WaitingJob) -> bool:
+    """Whether the job alone is within the limit."""
+    is_small = limit.running_devices is None or job.size_percent <= 100 * limit.running_devices
+    return is_small and limit.running_jobs != 0
 
 
 def _jobs(number: int) -> str:

@@ -25,7 +25,8 @@ def overtaking_bound_s(priority: int, policy: Policy) -> float:
     """A job submitted so much later than one of this priority never stands ahead of it, whatever its own priority.
 
     floor(a) - floor(b) >= floor(a - b): after k ageing periods between them the older one has gained at least
-    10 k points more. So the number of jobs that can ever be ahead is finite: nothing starves.
+    10 k points more. So the number of jobs that can ever be ahead is finite: nothing starves, as what is first keeps
+    devices (`reservations.py`) and, once it has waited for `ageing_s`, the room within its limits (`limits.py`).
     """
     return ((HIGHEST_PRIORITY - priority) // AGEING_POINTS + 1) * policy.ageing_s
 

@@ -117,17 +117,19 @@ class Plan:
             may_span = job.num_nodes > 1 or job.may_spread
             if has_reserved and job.num_devices > most_free and not (may_span or may_preempt):
                 continue
-            if not is_ready(job, now) or (is_limiting and not self.tally.allows(job)):
+            if job.id in settled or not is_ready(job, now):
                 continue
             if (may_span or job.num_devices > pool.largest) and not self.can_ever_fit(job, pool):
                 continue
-            if job.id in settled:
+            if is_limiting and (not self.tally.allows(job) or self.tally.kept_for_others(job)):
+                self._keep_limits(job)
                 continue
             is_started = (may_span or job.num_devices <= most_free) and self._start(job, pool)
             if is_started or (may_preempt and self._preempt(job, pool)):
                 most_free = self.cluster.most_free(pool)
             elif self.policy.backfill:
                 self._reserve(job, pool)
+                self._keep_limits(job)
                 has_reserved = True
             else:
                 return
@@ -316,6 +318,11 @@ class Plan:
         self._new_ends[job_id] = end_at
         if "ends" in self.__dict__:
             self.ends[job_id] = end_at
+
+    def _keep_limits(self, job: WaitingJob) -> None:
+        """Those behind a job that has waited for long take nothing more of what it needs within its limits."""
+        if self.snapshot.now - job.submitted_at >= self.policy.ageing_s:
+            self.tally.keep_room(job)
 
     def _reserve(self, job: WaitingJob, pool: Pool) -> None:
         if job.selector in self._has_reserved:

@@ -174,7 +174,8 @@ def clusters(draw: st.DrawFn) -> tuple[list[OfferingWorker], list[RunningJob]]:
                 running.append(draw(_running(holder, size, 100)))
         labels = draw(st.sampled_from([{}, {}, {"zone": "north"}]))
         drained = draw(st.sampled_from([None, None, None, "a fan is broken"]))
-        workers.append(OfferingWorker(number, f"w{number}", tuple(devices), f"n{number}", labels, drained))
+        node = f"n{draw(st.sampled_from([number, number, max(number - 1, 1)]))}"  # now and then one has two workers
+        workers.append(OfferingWorker(number, f"w{number}", tuple(devices), node, labels, drained))
     return workers, running
 
 

@@ -20,28 +20,22 @@ from dljobs.service.scheduling.rows import (
     OfferingWorker,
     Part,
     Policy,
-    RunningJob,
     Selector,
     Share,
     Sharer,
     Snapshot,
-    WaitingJob,
 )
 
 from .clusters import (
     MANY,
     NOW,
     carried_out,
-    clusters,
-    durations,
     is_usable,
     is_within,
     job,
     policies,
-    queues,
     runs,
     snapshots,
-    without,
     worker,
 )
 
@@ -177,105 +171,6 @@ def test_without_backfill_nobody_who_could_start_is_overtaken(snapshot: Snapshot
     assert able == sorted(able, reverse=True)
 
 
-# Reservations, with exact durations
-
-
-class _World:
-    """A cluster over time, in which jobs end when they said they would."""
-
-    def __init__(self, workers: list[OfferingWorker], running: list[RunningJob], queue: list[WaitingJob]) -> None:
-        self.snapshot = Snapshot(NOW, queue, workers, running)
-
-    def pass_time(self) -> bool:
-        """Go to the next end of a job; False if there is none."""
-        ends = {job.id: job.expected_end_at for job in self.snapshot.running if job.expected_end_at is not None}
-        if not ends:
-            return False
-        now = max(min(ends.values()), self.snapshot.now)
-        over = {job_id for job_id, end_at in ends.items() if end_at <= now}
-        self.snapshot = replace(
-            self.snapshot,
-            now=now,
-            workers=without(self.snapshot.workers, over),
-            running=[job for job in self.snapshot.running if job.id not in over],
-        )
-        return True
-
-
-@MANY
-@given(clusters(), queues, durations.filter(bool), st.booleans())
-def test_no_reservation_is_delayed_by_who_overtakes(
-    cluster: tuple[list[OfferingWorker], list[RunningJob]],
-    queue: list[WaitingJob],
-    default_s: float,
-    is_mixed: bool,  # jobs with no duration too: they lie outside of reservations
-) -> None:
-    workers, running = cluster
-    # One user and no ageing: the order stays as it is, so that whoever goes first has no right to.
-    plain = {"user": "ada", "priority": 50, "held": False, "begin_at": None, "eligible_at": None, "after": ()}
-    jobs = [
-        replace(job, **plain, duration_s=job.duration_s or (None if is_mixed else default_s))  # type: ignore[arg-type]
-        for job in queue
-    ]
-    world = _World(workers, [replace(job, is_preemptible=False) for job in running], jobs)
-    policy = Policy(ageing_s=1e12)
-    promised: dict[int, float] = {}
-    while True:
-        result = plan(world.snapshot, policy)
-        for placed in result.placed:
-            if placed.job_id in promised:
-                assert world.snapshot.now <= promised.pop(placed.job_id)
-        for first in Explainer(result).contenders[:1]:
-            reservation = next(iter(result.reservations_of(first.id)), None)
-            if reservation is not None and reservation.start_at < float("inf"):
-                earlier = promised.setdefault(first.id, reservation.start_at)
-                assert reservation.start_at <= earlier
-        world.snapshot = carried_out(world.snapshot, result)
-        if not world.pass_time():
-            break
-    assert not promised
-
-
-def test_a_small_job_overtakes_if_it_ends_in_time() -> None:
-    workers = [worker(1, 9, 9, None, None)]
-    queue = [job(1, 4), job(2, 2, duration_s=50.0), job(3, 2, duration_s=101.0)]
-    result = plan(Snapshot(NOW, queue, workers, [runs(9, 2, for_s=100.0)]))
-    assert [placed.job_id for placed in result.placed] == [2]
-    reservation = result.reservations_of(1)[0]
-    assert reservation is not None
-    assert reservation.start_at == NOW + 100
-
-
-def test_a_job_of_unknown_length_overtakes_only_outside_of_the_reservation() -> None:
-    workers = [worker(1, 9, 9, None, None), worker(2, 8, None)]
-    running = [runs(9, 2, for_s=100.0), runs(8)]
-    result = plan(Snapshot(NOW, [job(1, 4), job(2), job(3)], workers, running))
-    assert [(placed.job_id, placed.parts[0].worker_id) for placed in result.placed] == [(2, 2)]
-
-
-def test_what_the_blocked_job_will_not_need_is_for_anyone() -> None:
-    workers = [worker(1, 9, 9, None, None)]
-    result = plan(Snapshot(NOW, [job(1, 3), job(2), job(3)], workers, [runs(9, 2, for_s=100.0)]))
-    assert [placed.job_id for placed in result.placed] == [2]
-
-
-def test_nothing_enters_a_worker_that_a_job_waits_for_without_a_known_end() -> None:
-    """Else small jobs would keep a large one out for ever."""
-    workers = [worker(1, 9, 9, None, None)]
-    result = plan(Snapshot(NOW, [job(1, 4), job(2, duration_s=5.0)], workers, [runs(9, 2)]))
-    assert result.placed == []
-
-
-def test_a_blocked_job_of_another_kind_has_a_reservation_too() -> None:
-    fast, slow = Selector(labels=(("worker", "w1"),)), Selector(labels=(("worker", "w2"),))
-    workers = [worker(1, 8, None), worker(2, 9, None)]
-    running = [runs(8, for_s=60.0), runs(9, for_s=90.0)]
-    queue = [job(1, 2, selector=fast), job(2, 2, selector=slow), job(3, duration_s=80.0)]
-    result = plan(Snapshot(NOW, queue, workers, running))
-    assert [(placed.job_id, placed.parts[0].worker_id) for placed in result.placed] == [(3, 2)]
-    assert {each.job_id: each.start_at - NOW for each in result.reserved.values()} == {1: 60.0, 2: 90.0}
-
-
 # Choosing a worker
 
 
@@ -298,6 +193,14 @@ def test_a_job_that_fills_a_node_takes_it() -> None:
 
 def test_devices_of_two_workers_are_never_one_placement() -> None:
     assert plan(Snapshot(NOW, [job(1, 3)], [worker(1, None, None), worker(2, None, None)])).placed == []
+
+
+def test_two_workers_of_a_node_are_not_two_nodes() -> None:
+    together = [replace(worker(number, None), node="n1") for number in (1, 2)]
+    gang = job(1, 2, num_nodes=2)
+    assert plan(Snapshot(NOW, [gang], together)).placed == []
+    [placed] = plan(Snapshot(NOW, [gang], [*together, worker(3, None)])).placed
+    assert [part.worker_id for part in placed.parts] == [1, 3]
 
 
 def test_a_range_starts_with_what_is_free() -> None:
