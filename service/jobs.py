@@ -7,7 +7,7 @@ events.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .freezing import Frozen
 
 
+ACTIVE_JOBS = (*PLACED_JOBS, *WAITING_JOBS)
 RETRYABLE_JOBS = (JobState.FAILED, JobState.CANCELLED)
 
 
@@ -215,13 +216,16 @@ def size_of(job: Mapping[Any, Any]) -> Size:
     return Size(job["num_devices"], job["min_devices"], job["share_percent"])
 
 
-def list_active(connection: Connection, which: ColumnElement[bool] | None = None) -> list[RowMapping]:
+def list_active(
+    connection: Connection, which: ColumnElement[bool] | None = None, states: Iterable[JobState] = ACTIVE_JOBS
+) -> list[RowMapping]:
     """Jobs that run or wait, in the order in which the scheduler considers them.
 
     Args:
         which: only some of them.
+        states: only those in one of these.
     """
-    query = select(jobs).where(jobs.c.state.in_([*PLACED_JOBS, *WAITING_JOBS]), true() if which is None else which)
+    query = select(jobs).where(jobs.c.state.in_(states), true() if which is None else which)
     return list(connection.execute(query.order_by(jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.id)).mappings())
 
 

@@ -43,17 +43,16 @@ def status(database: Database, *, lease_s: float, limit: int | None, expand: boo
     with database.read() as connection:
         moment = read_now(connection)
         which = None if expand else job_table.c.set_id.is_(None)
-        active = jobs.list_active(connection, which)
+        placed = jobs.list_active(connection, which, PLACED_JOBS)
         ended = pages.list_ended(connection, most, which)
         live = {row["job_id"]: row for row in runs.list_live(connection)}
         planned = _plan(connection, lease_s) if jobs.has_waiting(connection) else None
+        order = planned.plan.order if planned else []
+        queue = [job.id for job in order if expand or job.set_id is None]
+        waiting = jobs.get_jobs(connection, queue[:most])  # of tens of thousands only what is shown
         offered = workers_in(connection, lease_s=lease_s)
         sets = _sets(connection, most, planned)
-    order = planned.plan.order if planned else []
-    placed = [job for job in active if job["state"] in PLACED_JOBS]
-    turns = {job.id: turn for turn, job in enumerate(order)}
-    waiting = sorted((job for job in active if job["state"] in WAITING_JOBS), key=lambda job: turns[job["id"]])
-    shown = [*placed, *waiting[:most], *ended]
+    shown = [*placed, *waiting, *ended]
     return {
         "jobs": [
             views.job_view(job, moment=moment, run=live.get(job["id"]), prospect=prospect_of(planned, job))
@@ -61,7 +60,7 @@ def status(database: Database, *, lease_s: float, limit: int | None, expand: boo
         ],
         "sets": sets,
         "num_waiting": len(order),
-        "num_not_shown": max(len(waiting) - most, 0),
+        "num_not_shown": len(queue) - len(waiting),
         **_capacity(offered),
     }
 
