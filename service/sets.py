@@ -84,7 +84,7 @@ def insert_set(connection: Connection, new: NewSet) -> tuple[int, bool]:
     # In pieces, so that a hundred thousand are not in memory twice.
     for start in range(0, len(new.members), ROWS_AT_ONCE):
         rows = [_job_row(set_id, member, moment) for member in new.members[start : start + ROWS_AT_ONCE]]
-        connection.execute(insert(jobs).returning(jobs.c.id), rows)
+        connection.execute(insert(jobs), rows)
     add_inserted(connection, first, after, jobs.c.set_id == set_id)
     return set_id, True
 
