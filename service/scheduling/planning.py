@@ -149,7 +149,7 @@ class Plan:
             found = [where[each] for each in job.kept if each in where]
             holders = {holder for _worker, holder in found if holder is not None}
             # A device was lost, or the job was changed since: it has its turn as any other.
-            if len(found) != job.num_devices or not holders <= leaving:
+            if len(found) != job.num_devices or job.num_nodes > 1 or not holders <= leaving:
                 continue
             if not is_ready(job, self.snapshot.now) or not self.tally.allows(job):
                 continue

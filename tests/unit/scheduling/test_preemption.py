@@ -248,7 +248,8 @@ def test_what_is_kept_is_let_go_when_its_job_cannot_take_it() -> None:
     running, workers = [low(9, 2, is_leaving=True)], [worker(1, 9, 9)]
     waits = job(1, 2, priority=60, kept=(10, 11))
     assert plan(Snapshot(NOW, [waits], workers, running)).kept[1].waits_for == (9,)
-    for changed in (replace(waits, held=True), replace(waits, begin_at=NOW + 5), replace(waits, num_devices=3)):
+    changes = ({"held": True}, {"begin_at": NOW + 5}, {"num_devices": 3}, {"num_nodes": 2})
+    for changed in (replace(waits, **each) for each in changes):  # type: ignore[arg-type]
         assert plan(Snapshot(NOW, [changed], workers, running)).kept == {}
     taken = [replace(running[0], is_leaving=False, is_preemptible=False)]
     assert plan(Snapshot(NOW, [waits], workers, taken)).kept == {}
