@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dljobs.service import jobs, registration, runs, schema, sweep
+from dljobs.service import garbage, jobs, registration, runs, schema, sweep
 from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
@@ -49,6 +49,11 @@ class Store:
             ids = [row["id"] for row in list_artifacts(connection, job_id)]
         self.artifacts.drop(self.key, ids)
         self.settle()
+
+    def stock(self) -> garbage.Stock:
+        """What the database holds."""
+        with self.database.read() as connection:
+            return garbage.take_stock(connection)
 
     def settle(self) -> None:
         """Let SQLite move its log into the file, as a worker does every few seconds."""

@@ -34,6 +34,9 @@ from .tables import artifact_blobs, artifacts, jobs, runs
 _STAGING_SUFFIX = ".staging"  # in the name, so that a complete artifact of the same name can stand beside it
 _SMALL_BYTES = 1024 * 1024  # what is not larger is loaded at once: a connection more takes longer
 _BATCH_BYTES = 4 * BLOB_BYTES  # read and hashed at a time, while those before are being stored
+# New bytes in a transaction. On SQLite nobody else writes meanwhile, heartbeats neither; on Postgres each transaction
+# costs eight round trips, and keeps nobody waiting but writers for the same run.
+_TRANSACTION_BYTES = {"sqlite": BLOB_BYTES, "postgresql": _BATCH_BYTES}
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class ArtifactStore:
     def put(self, key: RunKey, what: Description, path: Path) -> int:
         """Store a file as an artifact of the run; returns its id. Bytes that the database already has are not written.
 
-        A short transaction writes at most a blob's worth of bytes, so that heartbeats get through on SQLite. A crash
+        Short transactions write a few blobs' worth of bytes, so that heartbeats get through on SQLite. A crash
         leaves a `staging` row, which the next attempt at the same name and the sweep remove. An artifact of the same
         name that was stored before stays until this one is complete.
 
@@ -98,19 +101,20 @@ class ArtifactStore:
         return artifact_id
 
     def _transactions(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
-        """The batches in parts of which each has at most a blob's worth of bytes that the database does not have."""
+        """The batches in parts of which each has few enough bytes that the database does not have."""
+        most = _TRANSACTION_BYTES[self._database.engine.dialect.name]
         for batch in batches:
             known: set[str] = set()
-            if sum(len(piece) for _digest, piece in batch.pieces) > BLOB_BYTES:
+            if sum(len(piece) for _digest, piece in batch.pieces) > most:
                 with self._database.ask() as connection:
                     known = blobs.known(connection, [digest for digest, _piece in batch.pieces])
             pieces: list[tuple[str, bytes]] = []
-            room = BLOB_BYTES
+            room = most
             for digest, piece in batch.pieces:
                 num_new = 0 if digest in known else len(piece)
                 if num_new > room:
                     yield _Batch(pieces, is_last=False)
-                    pieces, room = [], BLOB_BYTES
+                    pieces, room = [], most
                 pieces.append((digest, piece))
                 room -= num_new
             yield _Batch(pieces, batch.is_last)
@@ -141,8 +145,11 @@ class ArtifactStore:
         """
         return self.open(artifact_id).chunks()
 
-    def fetch(self, artifact_id: int, target: Path) -> None:
+    def fetch(self, artifact_id: int, target: Path, *, durable: bool = True) -> None:
         """Write the artifact to `target`, which appears whole or not at all.
+
+        Args:
+            durable: False spares the wait for the disk, for a copy that nobody wants after a power cut.
 
         Raises:
             NotFound, CorruptArtifact: as `chunks`.
@@ -153,8 +160,9 @@ class ArtifactStore:
             with partial.open("wb") as file:
                 for chunk in chunks:
                     file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -77,7 +77,7 @@ def trained_request(
     the database.
     """
     weights, sources = folder / "state_dict.safetensors", folder / "sources"
-    ArtifactStore(database).fetch(artifact_id, weights)
+    ArtifactStore(database).fetch(artifact_id, weights, durable=False)
     extract_all(database, spec, sources, given)
     return {
         "model": spec.model_at(sources),

@@ -29,7 +29,7 @@ def fetch_checkpoint(
     """
     for row in candidates:
         try:
-            ArtifactStore(database).fetch(row["id"], target)
+            ArtifactStore(database).fetch(row["id"], target, durable=False)
         except (CorruptArtifact, NotFound) as error:
             say(f"{error}; going back to an earlier checkpoint")
             continue

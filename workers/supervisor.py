@@ -338,7 +338,7 @@ class Supervisor:
         state_dict, step = None, 0
         if self.spec.artifact_id is not None:
             state_dict = self._folder.path / "state_dict.safetensors"
-            ArtifactStore(self._database).fetch(self.spec.artifact_id, state_dict)
+            ArtifactStore(self._database).fetch(self.spec.artifact_id, state_dict, durable=False)
             with self._database.read() as connection:
                 step = get_artifact(connection, self.spec.artifact_id)["step"]
         devices = self.assignment.devices

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 
 from dljobs.service import artifact_reader, artifacts, cutting
 
 SMALL = 1000
-_SIZES = [
+_SIZES: list[tuple[ModuleType, str, object]] = [
     *((module, "BLOB_BYTES", SMALL) for module in (artifact_reader, artifacts, cutting)),
     (artifacts, "_BATCH_BYTES", 4 * SMALL),
     (artifacts, "_SMALL_BYTES", SMALL),
+    (artifacts, "_TRANSACTION_BYTES", {"sqlite": SMALL, "postgresql": SMALL}),
     (artifact_reader, "_LOAD_BYTES", SMALL),
 ]
 
