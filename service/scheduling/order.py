@@ -5,6 +5,7 @@ It knows no devices: what may overtake whom is the plan's business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
@@ -14,6 +15,8 @@ AGEING_POINTS = 10
 HIGHEST_PRIORITY = 100
 # What a job is taken to cost where nobody knows how long it will run.
 USUAL_DURATION_S = 3600.0
+# Below so many device-seconds of a user, a difference is none.
+SMALL_USE_S = 60.0
 
 
 def effective_priority(job: WaitingJob | RunningJob, now: float, policy: Policy) -> int:
@@ -29,6 +32,15 @@ def overtaking_bound_s(priority: int, policy: Policy) -> float:
     devices (`reservations.py`) and, once it has waited for `ageing_s`, the room within its limits (`limits.py`).
     """
     return ((HIGHEST_PRIORITY - priority) // AGEING_POINTS + 1) * policy.ageing_s
+
+
+def standing(used_s: float) -> int:
+    """How often a user's device-seconds (over their share) have doubled; users of one standing go by submission.
+
+    A finer order would change with every job that ends, and devices that had been kept for one large job would be kept
+    for another: neither would start.
+    """
+    return int(math.log2(1 + used_s / SMALL_USE_S))
 
 
 def in_order(jobs: Sequence[WaitingJob], usage: Mapping[str, float], now: float, policy: Policy) -> list[WaitingJob]:
@@ -50,7 +62,7 @@ def in_order(jobs: Sequence[WaitingJob], usage: Mapping[str, float], now: float,
     for place, (row, job) in enumerate(zip(map(rows.__getitem__, places), ordered, strict=True)):
         user = job.user
         used = charged.get(user, 0.0)
-        keyed.append((row[0], used / shares.get(user, 1.0), place))
+        keyed.append((row[0], standing(used / shares.get(user, 1.0)), place))
         share = job.selector.share
         num_devices = job.num_devices if share is None else share.percent / 100
         charged[user] = used + num_devices * (job.duration_s or USUAL_DURATION_S)

@@ -241,7 +241,7 @@ class Policy:
     Args:
         ageing_s: a job gains 10 points of priority each time it has waited for so long; from the first time on, those
             behind it no longer take what its user or tag may have running.
-        fair_share: within an effective priority, users who used less of their share come first.
+        fair_share: within an effective priority, users who used less than half as much of their share come first.
         backfill: jobs may overtake one that cannot start yet, if they don't delay it.
         align_ends: a job goes where others run at least as long as it will, so that nodes fall free as a whole.
         preemption: jobs that may be preempted are, for more important ones.

@@ -88,9 +88,17 @@ def test_priority_comes_before_fair_share_and_that_before_age() -> None:
 
 def test_a_larger_share_may_use_more() -> None:
     jobs = [job(1, user="ada"), job(2, user="bob")]
-    usage = {"ada": 3e6, "bob": 2e6}
+    usage = {"ada": 5e6, "bob": 2e6}
     assert [each.id for each in in_order(jobs, usage, NOW, Policy())] == [2, 1]
     assert [each.id for each in in_order(jobs, usage, NOW, Policy(shares={"ada": 2.0}))] == [1, 2]
+
+
+def test_users_of_one_standing_go_by_submission() -> None:
+    jobs = [job(1, user="ada"), job(2, user="bob")]
+    order = {
+        used: [each.id for each in in_order(jobs, {"ada": used, "bob": 2e6}, NOW, Policy())] for used in (3e6, 5e6)
+    }
+    assert order == {3e6: [1, 2], 5e6: [2, 1]}
 
 
 def test_users_take_turns_however_many_jobs_one_submits() -> None:

@@ -38,7 +38,7 @@ EXAMPLE = [
     TraceJob(2, 0.0, 1, 50.0, "bob"),
     TraceJob(3, 1.0, 4, 10.0, "ada"),
     TraceJob(4, 2.0, 1, 98.0, "bob"),
-    TraceJob(5, 2.0, 1, 99.0, "bob"),
+    TraceJob(5, 2.0, 1, 99.0, "eve"),
 ]
 
 
@@ -47,7 +47,7 @@ EXAMPLE = [
     [
         ("fifo", {1: 0.0, 2: 0.0, 3: 100.0, 4: 110.0, 5: 110.0}),
         ("backfill", {1: 0.0, 2: 0.0, 3: 100.0, 4: 2.0, 5: 110.0}),
-        # When job 2 ends, bob has used less than ada: job 5 goes before job 3.
+        # When job 2 ends, eve has used nothing and ada has: job 5 goes before job 3.
         ("dljobs", {1: 0.0, 2: 0.0, 3: 149.0, 4: 2.0, 5: 50.0}),
     ],
 )
