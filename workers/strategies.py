@@ -7,10 +7,11 @@ neither optimizers nor data. Collectives must be called by all ranks in the same
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,10 @@ from dljobs.service import spec
 # Longer than any wait of a healthy run (a rank that prepares data while the others wait for it), shorter than a night.
 _COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 
+
+# PyTorch 2.15 renamed the option, and warns of the old name in the log of every rank.
+_NEW_NAME, _OLD_NAME = "forward_sync_buffers", "broadcast_buffers"
+_SYNC_BUFFERS = _NEW_NAME if _NEW_NAME in inspect.signature(DistributedDataParallel).parameters else _OLD_NAME
 
 _NORMALISATIONS = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
@@ -119,11 +124,12 @@ class Distributed(Strategy):
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
+        sync_buffers: dict[str, Any] = {_SYNC_BUFFERS: _has_buffers_that_matter(model)}
         return DistributedDataParallel(
             model,
             device_ids=device_ids,
             gradient_as_bucket_view=True,
-            broadcast_buffers=_has_buffers_that_matter(model),
+            **sync_buffers,
             # A model that does not use all its parameters in each forward says so; looking for them costs time.
             find_unused_parameters=bool(getattr(model, "find_unused_parameters", False)),
         )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from dljobs.workers.strategies import _has_buffers_that_matter
+from dljobs.workers.strategies import Distributed, _has_buffers_that_matter
 
 
 class RunningMean(nn.BatchNorm1d):
@@ -30,3 +36,18 @@ class Scaled(nn.Module):
 )
 def test_only_what_a_training_step_may_read_is_broadcast(model: nn.Module, matter: bool) -> None:
     assert _has_buffers_that_matter(model) is matter
+
+
+@pytest.fixture
+def group_of_one(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_wrapping_a_model_puts_no_warning_into_the_log() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrapped = Distributed(0, 1, 0, torch.device("cpu")).wrap(nn.Linear(2, 2))
+    assert isinstance(wrapped, DistributedDataParallel)
