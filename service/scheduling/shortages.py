@@ -78,13 +78,12 @@ class Shortages:
             return ways
         if job.can_spread and fits(replace(job, may_spread=True, num_nodes=1), self._cluster, pool.free):
             ways.append("--spread")
-        if job.num_nodes == 1:
-            number = pool.most_free()
-        else:
-            sizes = range(job.num_devices // job.num_nodes, 0, -1)
-            largest = (size for size in sizes if most_nodes(self._cluster, pool.free, size) >= job.num_nodes)
-            number = next(largest, 0) * job.num_nodes
-        return [*ways, f"--gpus {number}"] if number else ways
+        # What divides the number asked for shares out its batch equally, too.
+        size = job.num_devices // job.num_nodes
+        smaller = (part for part in range(size - 1, 0, -1) if size % part == 0)
+        number = next((part for part in smaller if most_nodes(self._cluster, pool.free, part) >= job.num_nodes), 0)
+        most = f"-{job.most_devices}" if job.most_devices > job.num_devices else ""
+        return [*ways, f"--gpus {number * job.num_nodes}{most}"] if number else ways
 
     def _most_free_nodes(self, pool: Pool) -> str:
         """The nodes with most free devices, by their best worker."""

@@ -261,7 +261,7 @@ def test_who_holds_the_devices_and_until_when() -> None:
     snapshot = Snapshot(NOW, [job(1, 4), job(2, 2)], [worker(1, None, None, None, 9)], [runs(9, for_s=720.0)])
     assert [reason.text for reason in explain(snapshot, 1)] == [
         "it needs 4 devices; the best worker, w1, has 3 free (the rest is held by job 9, which ends in about 12m00s);"
-        " w1 is kept for it and has enough in about 12m00s; it would fit now with --gpus 3"
+        " w1 is kept for it and has enough in about 12m00s; it would fit now with --gpus 2"
     ]
     [behind] = explain(snapshot, 2)
     assert behind.code == ReasonCode.PRIORITY
@@ -298,13 +298,21 @@ def test_a_range_waits_for_its_least() -> None:
     waiting = job(1, 2, most_devices=8)
     [reason] = explain(Snapshot(NOW, [waiting], [worker(1, None, 9, 9)], [runs(9, 2)]), 1)
     assert reason.text.startswith("it needs at least 2 devices (2-8 were asked for); the best worker, w1, has 1 free")
+    assert reason.text.endswith("; it would fit now with --gpus 1-8")
 
 
 def test_the_best_worker_is_one_that_could_hold_the_job() -> None:
     snapshot = Snapshot(NOW, [job(1, 3)], [worker(1, None, None), worker(2, 9, 9, 8)], [runs(9, 2), runs(8)])
     [reason] = explain(snapshot, 1)
-    words = "it needs 3 devices; the best worker, w2, has 0 free (held by jobs 8, 9); it would fit now with --gpus 2"
+    words = "it needs 3 devices; the best worker, w2, has 0 free (held by jobs 8, 9); it would fit now with --gpus 1"
     assert reason.text == words
+
+
+@pytest.mark.parametrize(("asked", "num_free", "advised"), [(8, 7, 4), (6, 5, 3), (7, 6, 1), (9, 3, 3)])
+def test_fewer_devices_that_are_advised_share_out_the_same_batch(asked: int, num_free: int, advised: int) -> None:
+    devices = [None] * num_free + [9] * (asked - num_free)
+    [reason] = explain(Snapshot(NOW, [job(1, asked)], [worker(1, *devices)], [runs(9, asked - num_free)]), 1)
+    assert reason.text.endswith(f"; it would fit now with --gpus {advised}")
 
 
 def test_the_most_that_there_is_in_equal_parts() -> None:
