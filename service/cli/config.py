@@ -28,9 +28,11 @@ def config(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json("settings", found)
         return
-    rows = [[each["name"], _value(each["value"]), each["source"], each["meaning"]] for each in found]
+    rows = [[each["name"], _value(each["name"], each["value"]), each["source"], each["meaning"]] for each in found]
     print_table((Column("setting"), Column("value"), Column("from"), Column("")), rows)
 
 
-def _value(value: float | str) -> str:
-    return f"{value:g} s" if isinstance(value, float) else value or "-"
+def _value(name: str, value: float | str) -> str:
+    if isinstance(value, float):
+        return f"{value:g} s" if name.endswith("_s") else f"{value:g}"
+    return value or "-"

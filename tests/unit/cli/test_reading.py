@@ -276,6 +276,7 @@ def test_config_says_where_each_value_came_from_and_masks_secrets(dljobs, settin
     done = dljobs("--redis-url", "redis://:geheim@h:1/0", "config")
     rows = {row[0]: row[1:3] for row in map(cells, done.lines)}
     assert rows["grace_s"] == ["12 s", "file"]
+    assert rows["priority_ceiling"][0] == "100"
     assert rows["redis_url"] == ["redis://:***@h:1/0", "flag"]
     assert rows["user"] == ["ada", "environment DLJOBS_USER"]
     assert "geheim" not in done.out
