@@ -53,7 +53,8 @@ def choose_checkpoint(rows: Sequence[Row], which: str) -> Row:
     found = next(chosen, None)
     if found is None:
         there_are = ", ".join(sorted({row["name"] for row in rows}, key=lambda name: (len(name), name)))
-        raise NotFound(f"there is no checkpoint {which!r}", f"there are last and {there_are}")
+        best = "best, " if any(row["best"] for row in rows) else ""
+        raise NotFound(f"there is no checkpoint {which!r}", f"there are last, {best}{there_are}")
     return found
 
 

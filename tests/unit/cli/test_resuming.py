@@ -65,7 +65,7 @@ def test_which_checkpoint_is_meant(dljobs, trained, reference, artifact_id):
     ("arguments", "code", "words"),
     [
         (["resume", "9"], 102, ["there is no job 9"]),
-        (["resume", "1:step-7"], 102, ["no checkpoint 'step-7'", "there are last and step-10, step-15, step-30"]),
+        (["resume", "1:step-7"], 102, ["no checkpoint 'step-7'", "there are last, best, step-10, step-15, step-30"]),
         (["resume", "1"], 2, ["nothing is left to train", "is at step 30, epoch 3", "--epochs 6"]),
         (["resume", "1:step-15", "--batch-size", "32"], 2, ["was cut in mid-epoch", "another batch_size"]),
         (["resume", "1:best", "--epochs", "9", "--gpus", "7", "--batch-size", "64"], 2, ["nearest batch size"]),
