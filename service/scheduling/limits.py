@@ -113,10 +113,12 @@ class Tally:
             limit = self._limit(kind, name)
             percent, more, jobs = self._percent[kind, name], job.size_percent, self._jobs[kind, name]
             if limit.running_devices is not None and percent + more > 100 * limit.running_devices:
-                found.append(
-                    f"{kind} {name} may have {show_size(limit.running_devices)} running and has {percent / 100:g}:"
-                    f" {more / 100:g} more would be {(percent + more) / 100:g}"
-                )
+                text = f"{kind} {name} may have {show_size(limit.running_devices)} running"
+                if more > 100 * limit.running_devices:
+                    found.append(f"{text}, never the {more / 100:g} that it needs")
+                else:
+                    would_be = f"{more / 100:g} more would be {(percent + more) / 100:g}"
+                    found.append(f"{text} and has {percent / 100:g}: {would_be}")
             if limit.running_jobs is not None and jobs >= limit.running_jobs:
                 found.append(f"{kind} {name} may have {_jobs(limit.running_jobs)} running and has {jobs}")
         return found

@@ -257,6 +257,16 @@ def test_all_reasons_at_once_worst_first() -> None:
     ]
 
 
+def test_a_limit_below_what_a_job_needs_is_not_waited_for() -> None:
+    policy = Policy(user_limits={"*": Limit(running_devices=2)})
+    workers = [worker(1, None, None, None, 9)]
+    snapshot = Snapshot(NOW, [job(1, 3, user="bob"), job(2, 2, user="bob")], workers, [runs(9, user="bob")])
+    assert [reason.text for reason in explain(snapshot, 1, policy)] == [
+        "user bob may have 2 devices running, never the 3 that it needs"
+    ]
+    assert explain(snapshot, 2, policy)[0].text == "user bob may have 2 devices running and has 1: 2 more would be 3"
+
+
 def test_who_holds_the_devices_and_until_when() -> None:
     snapshot = Snapshot(NOW, [job(1, 4), job(2, 2)], [worker(1, None, None, None, 9)], [runs(9, for_s=720.0)])
     assert [reason.text for reason in explain(snapshot, 1)] == [
