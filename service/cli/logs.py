@@ -61,3 +61,5 @@ def logs(
     print_lines([show_line(line, num_ranks) for line in lines])
     if not found["num_runs"]:
         say(f"job {job_id} has not started yet: `dljobs why {job_id}` says why")
+    elif rank is not None and not lines and tail != 0:
+        say(f"rank {rank} of job {job_id} wrote nothing{'' if run is None else f' in run {run}'}")

@@ -170,6 +170,9 @@ def test_logs_of_all_runs_in_order(dljobs, world: World):
     assert dljobs("logs", 1, "--run", 2).lines == ["[0] two", "[worker] it resumed"]
     assert dljobs("logs", 1, "-n", 1).lines == ["[worker] it resumed"]
     assert dljobs("logs", 1, "-n", 0).lines == []
+    nothing = dljobs("logs", 1, "--rank", 1, "--run", 2)
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "rank 1 of job 1 wrote nothing in run 2\n")
+    assert dljobs("logs", 1, "--rank", 1, "-n", 0).err == ""
     missing = dljobs("logs", 1, "--run", 3)
     assert missing.code == 102
     assert "job 1 has no run 3" in missing.err
