@@ -11,6 +11,7 @@
     ├── DataError               1    a dataset that cannot be had or read
     ├── CorruptArtifact         1    stored bytes whose digest does not match
     ├── StorageFull             1    no room left for an artifact
+    │   └── DatabaseFull        1    the database has no room
     └── StaleToken              1    a write by someone who no longer holds the lease
 
 A leaf: it imports the standard library only, so that every folder may raise these.

@@ -22,7 +22,10 @@ def build_optimizer(training: Training, model: nn.Module) -> torch.optim.Optimiz
     fused: dict[str, Any] = {"fused": True} if _can_fuse(model, trained) else {}
     match training.optimizer:
         case "sgd":
-            return torch.optim.SGD(trained, momentum=training.momentum, **common, **fused)
+            sgd = torch.optim.SGD(trained, momentum=training.momentum, **common, **fused)
+            if fused and training.momentum:
+                sgd.register_step_pre_hook(_begin_momenta)
+            return sgd
         case "adam":
             return torch.optim.Adam(trained, **common, **fused)
         case "adamw":
@@ -31,6 +34,17 @@ def build_optimizer(training: Training, model: nn.Module) -> torch.optim.Optimiz
             return torch.optim.RMSprop(trained, momentum=training.momentum, **common)
         case "adagrad":
             return torch.optim.Adagrad(trained, **common, **fused)
+
+
+def _begin_momenta(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
+    """Give parameters that get their first gradient late the zero momentum that the fused kernel asks for.
+
+    The plain one begins with the gradient itself, which is the same: 0 * momentum + gradient.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _can_fuse(model: nn.Module, trained: Sequence[nn.Parameter]) -> bool:

@@ -14,8 +14,8 @@ from dljobs.service.metrics import list_points
 from tests.cluster import Cluster, running_cluster
 
 ENDLESS = ("epochs=100000",)
-LONG = ("epochs=15",)
-COMPARED = 100  # steps
+LONG = ("epochs=40", "lr=0.001")
+COMPARED = 300  # steps: a run of two goes on for a while before it hears that it has to leave
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,22 @@ def test_the_fused_kernel_computes_what_the_plain_one_does(name: OptimizerName) 
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
+def test_a_parameter_may_get_its_first_gradient_late() -> None:
+    weights = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+        optimizer = build_optimizer(Training(optimizer="sgd", lr=0.05, momentum=0.9), layers)
+        optimizer.param_groups[0]["fused"] = fused
+        for step in range(6):
+            optimizer.zero_grad()
+            x = layers[0](torch.randn(4, 3))
+            torch.autograd.backward((layers[1](x) if step % 3 == 2 else x).square().sum())
+            optimizer.step()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in layers.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+
+
 def test_sparse_gradients_keep_the_plain_kernel() -> None:
     model = nn.Embedding(5, 3, sparse=True)
     optimizer = build_optimizer(Training(lr=1.0), model)
