@@ -21,6 +21,8 @@ from dljobs.errors import UnknownName, UsageError
 CONFIG_FILE = "config.toml"
 # Env variables that hold a password: the worker takes them out of its environment before any rank is forked.
 SECRET_VARIABLES = ("DLJOBS_DATABASE_URL", "DLJOBS_REDIS_URL")
+# Settings of which an empty environment variable says "none"; of others it is as if it were not there.
+_CAN_BE_NONE = ("limits", "shares")
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,21 @@ class Settings:
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url)
 
     def to_environment(self) -> dict[str, str]:
-        """The variables that give a child process these same settings."""
-        values = {f"DLJOBS_{field.name.upper()}": str(getattr(self, field.name)) for field in setting_fields()}
+        """The variables that give a child process these same settings; what is a default stays one there."""
+        values: dict[str, str] = {}
+        for name in (field.name for field in setting_fields()):
+            value = getattr(self, name)
+            is_said = self.sources[name] != "default" or value != _DEFAULTS[name]
+            if is_said and (value != "" or name in _CAN_BE_NONE):
+                values[_variable(name)] = str(value)
         if not self.config.exists():
-            del values["DLJOBS_CONFIG"]  # a file that is named has to exist; the default one need not
-        return {name: value for name, value in values.items() if value}
+            del values[_variable("config")]  # a file that is named has to exist; the default one need not
+        return values
+
+    def for_child(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """`environ` with these settings in place of its own: what a flag has emptied must not come back."""
+        settings = {_variable(field.name) for field in setting_fields()}
+        return {**{name: value for name, value in environ.items() if name not in settings}, **self.to_environment()}
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -183,11 +195,15 @@ def mask(url: str) -> str:
     return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", shown)
 
 
+def _variable(name: str) -> str:
+    return f"DLJOBS_{name.upper()}"
+
+
 def _pick(name: str, flags: Mapping[str, Any], environ: Mapping[str, str], file: Mapping[str, Any]) -> tuple[Any, str]:
-    variable = f"DLJOBS_{name.upper()}"
+    variable = _variable(name)
     if name in flags:
         return flags[name], "flag"
-    if environ.get(variable):
+    if environ.get(variable) or (variable in environ and name in _CAN_BE_NONE):
         return environ[variable], f"environment {variable}"
     if name in file:
         return file[name], "file"

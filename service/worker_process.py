@@ -106,7 +106,7 @@ class WorkerProcess:
 
 def child_environment(settings: Settings, ready_descriptor: int) -> dict[str, str]:
     """The environment of a process that has these settings and says on this descriptor when it is ready."""
-    return {**os.environ, **settings.to_environment(), READY_VARIABLE: str(ready_descriptor)}
+    return {**settings.for_child(os.environ), READY_VARIABLE: str(ready_descriptor)}
 
 
 def _die_with_parent() -> Callable[[], None] | None:

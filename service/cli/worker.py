@@ -11,7 +11,7 @@ import sys
 import click
 
 from dljobs.errors import DljobsError, UsageError
-from dljobs.service.settings import Settings, setting_fields
+from dljobs.service.settings import Settings
 
 # A name is also a part of a queue's.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
@@ -47,12 +47,9 @@ def worker(
     if importlib.util.find_spec("torch") is None:
         raise DljobsError("torch is not installed here, and a worker needs it", "pip install 'dljobs[worker]'")
     options = json.dumps({"gpus": gpus, "cpu_devices": cpu_devices, "name": name, "labels": labelled})
-    # A setting of the environment that a flag has emptied must not come back.
-    known = {f"DLJOBS_{field.name.upper()}" for field in setting_fields()}
-    inherited = {name: value for name, value in os.environ.items() if name not in known}
     command = [sys.executable, "-P", "-m", "dljobs.workers", options]
     # The worker takes the place of this process, so that who started it signals the worker itself.
-    os.execve(sys.executable, command, {**inherited, **settings.to_environment()})  # noqa: S606 (no shell is meant)
+    os.execve(sys.executable, command, settings.for_child(os.environ))  # noqa: S606 (no shell is meant)
 
 
 def _check_gpus(text: str | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dljobs.errors import UnknownName, UsageError
+from dljobs.service.policy import KEYS
 from dljobs.service.settings import MEANINGS, load_settings, mask, setting_fields
 
 
@@ -74,6 +75,28 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path, with_file: bool)
     theirs = load_settings({}, ours.to_environment())
     for field in setting_fields():
         assert getattr(theirs, field.name) == getattr(ours, field.name)
+
+
+def test_what_nobody_has_said_is_a_default_of_the_child_too(tmp_path: Path) -> None:
+    """A worker that has only defaults must not put them in the place of the policy in force."""
+    theirs = load_settings({}, load_settings({"home": tmp_path, "ageing_s": 60.0}, {}).to_environment())
+    assert [key for key in KEYS if theirs.sources[key] != "default"] == ["ageing_s"]
+
+
+def test_an_empty_variable_lifts_limits_and_shares(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('limits = "user:* jobs=1"\nshares = "ada=2"')
+    environ = {"DLJOBS_HOME": str(tmp_path), "DLJOBS_LIMITS": "", "DLJOBS_SHARES": ""}
+    ours = load_settings({}, environ)
+    for settings in (ours, load_settings({}, ours.to_environment())):
+        assert (settings.limits, settings.sources["limits"]) == ("", "environment DLJOBS_LIMITS")
+        assert (settings.shares, settings.sources["shares"]) == ("", "environment DLJOBS_SHARES")
+
+
+def test_a_child_has_nothing_of_what_a_flag_has_emptied(tmp_path: Path) -> None:
+    environ = {"DLJOBS_REDIS_URL": "redis://h/1", "PATH": "/bin"}
+    child = load_settings({"home": tmp_path, "redis_url": ""}, environ).for_child(environ)
+    assert (child["DLJOBS_HOME"], child["PATH"]) == (str(tmp_path), "/bin")
+    assert "DLJOBS_REDIS_URL" not in child
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
