@@ -24,7 +24,6 @@ _MAX_TRACEBACK_CHARS = 64 << 10
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _ZOO = str(Path("dljobs", "models"))
 _OURS = str(Path(__file__).parent)
-# How gloo, NCCL and the store tell that another rank is gone.
 _CUDA_IS_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 # What CUDA and NCCL say of a GPU, a link or a driver that has failed. Not among them: illegal addresses and assertions
 # of a kernel, which are bugs of whoever wrote or called it.
@@ -44,6 +43,7 @@ _DEVICE_FAILED = (
     "unhandled system error",
     "unhandled cuda error",
 )
+# How gloo, NCCL and the store tell that another rank is gone.
 _PEER_IS_GONE = (
     "connection closed by peer",
     "connection reset by peer",
