@@ -24,7 +24,9 @@ def build_optimizer(training: Training, model: nn.Module) -> torch.optim.Optimiz
         case "sgd":
             sgd = torch.optim.SGD(trained, momentum=training.momentum, **common, **fused)
             if fused and training.momentum:
-                sgd.register_step_pre_hook(_begin_momenta)
+                _begin_momenta(sgd)
+                # What a checkpoint holds takes the place of all state: of another optimizer, it holds no momenta.
+                sgd.register_load_state_dict_post_hook(_begin_momenta)
             return sgd
         case "adam":
             return torch.optim.Adam(trained, **common, **fused)
@@ -36,15 +38,16 @@ def build_optimizer(training: Training, model: nn.Module) -> torch.optim.Optimiz
             return torch.optim.Adagrad(trained, **common, **fused)
 
 
-def _begin_momenta(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
-    """Give parameters that get their first gradient late the zero momentum that the fused kernel asks for.
+def _begin_momenta(sgd: torch.optim.Optimizer) -> None:
+    """Give each parameter that has none yet a zero momentum.
 
-    The plain one begins with the gradient itself, which is the same: 0 * momentum + gradient.
+    The fused kernel wants momenta of all parameters or of none, and some get their first gradient late. The plain one
+    begins with the gradient itself, which is the same: 0 * momentum + gradient.
     """
-    for group in optimizer.param_groups:
+    for group in sgd.param_groups:
         for parameter in group["params"]:
-            if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            if sgd.state[parameter].get("momentum_buffer") is None:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _can_fuse(model: nn.Module, trained: Sequence[nn.Parameter]) -> bool:

@@ -74,6 +74,8 @@ def test_a_parameter_may_get_its_first_gradient_late() -> None:
         layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
         optimizer = build_optimizer(Training(optimizer="sgd", lr=0.05, momentum=0.9), layers)
         optimizer.param_groups[0]["fused"] = fused
+        if not fused:
+            optimizer.state.clear()  # the plain one makes its own
         for step in range(6):
             optimizer.zero_grad()
             x = layers[0](torch.randn(4, 3))
@@ -81,6 +83,17 @@ def test_a_parameter_may_get_its_first_gradient_late() -> None:
             optimizer.step()
         weights.append(torch.cat([parameter.detach().flatten() for parameter in layers.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_first_gradient_may_come_late_after_the_state_of_another_optimizer_was_dropped() -> None:
+    layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    optimizer = build_optimizer(Training(optimizer="sgd", lr=0.05, momentum=0.9), layers)
+    optimizer.load_state_dict({"state": {}, "param_groups": optimizer.state_dict()["param_groups"]})
+    for outputs in (layers[0](torch.ones(3)), layers[1](layers[0](torch.ones(3)))):
+        optimizer.zero_grad()
+        torch.autograd.backward(outputs.sum())
+        optimizer.step()
+    assert all(optimizer.state[each]["momentum_buffer"].any() for each in layers[1].parameters())
 
 
 def test_sparse_gradients_keep_the_plain_kernel() -> None:
