@@ -139,6 +139,9 @@ def make_checks(settings: Settings) -> list[Check]:
 class GpuCheck:
     """What NVML says of a GPU; a CPU stand-in is always well.
 
+    In a container without the host's pid namespace NVML may name processes by numbers that mean nothing here, those of
+    our own ranks among them. Whose they are cannot be told: only a process that can be found here counts as foreign.
+
     Args:
         look: tells how the GPU of a UUID is, or raises GpuFault.
     """
@@ -146,6 +149,7 @@ class GpuCheck:
     def __init__(self, look: Callable[[str], GpuState], patience_s: float = PATIENCE_S) -> None:
         self._look = look
         self._patience_s = patience_s
+        self._has_told_of_unknown = False
 
     def __call__(self, device: RowMapping) -> list[Fault]:
         if device["kind"] != "cuda":
@@ -153,7 +157,7 @@ class GpuCheck:
         deadline = time.monotonic() + self._patience_s
         try:
             state = self._look(device["uuid"])
-            while foreign := _foreign(state):
+            while foreign := self._foreign(state):
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(POLL_S)
@@ -170,6 +174,21 @@ class GpuCheck:
         elif state.awaits_reset:
             faults.append(Fault("a row of its memory failed; it has to be reset to replace it", "awaits reset"))
         return faults
+
+    def _foreign(self, state: GpuState) -> list[tuple[int, int | None]]:
+        """The processes on a GPU that can be found here, and that this worker has not started."""
+        if not state.processes:
+            return []
+        ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+        others = [(pid, used) for pid, used in state.processes if pid not in ours]
+        found = [(pid, used) for pid, used in others if _is_here(pid)]
+        if len(found) < len(others) and not self._has_told_of_unknown:
+            self._has_told_of_unknown = True
+            logger.info(
+                "NVML names processes that cannot be found here: they have just ended, or are of another pid namespace, "
+                "and then nothing can be held against their device (a container can share the host's: --pid=host)"
+            )
+        return found
 
 
 class CommandCheck:
@@ -207,12 +226,17 @@ class CommandCheck:
         return [Fault(f"{self._command[0]}: {lines[0][:300]}", lines[0])]
 
 
-def _foreign(state: GpuState) -> list[tuple[int, int | None]]:
-    """The processes on a GPU that this worker has not started."""
-    if not state.processes:
-        return []
-    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-    return [(pid, used) for pid, used in state.processes if pid not in ours]
+def _is_here(pid: int) -> bool:
+    """Whether a process of this pid namespace has that number, be it one that is hidden from us."""
+    if not 0 < pid < 2**31:  # NVML has an unsigned one, and os.kill takes 0 for all of us
+        return False
+    try:
+        os.kill(pid, 0)  # signals nobody
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _describe_process(pid: int, used_bytes: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import subprocess
 import sys
@@ -78,6 +79,33 @@ def test_a_process_that_is_about_to_die_is_waited_for(stranger: int) -> None:
 def test_our_own_processes_are_not_foreign() -> None:
     state = GpuState(((os.getpid(), 1), (os.getpid(), None)), 0, awaits_reset=False, has_bad_rows=False)
     assert gpu_check(state)(GPU) == []
+
+
+def test_a_process_of_another_pid_namespace_cannot_be_judged(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a container without the host's pids, where our own ranks have numbers that mean nothing here."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    state = GpuState(((ended.pid, 1), (0, None), (2**32 - 1, None)), 2, awaits_reset=False, has_bad_rows=False)
+    caplog.set_level(logging.INFO)
+    check = GpuCheck(lambda _uuid: state)
+    for _ in range(2):
+        [fault] = check(GPU)
+        assert fault.key == "errors 2", "it is looked at all the same"
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "NVML names processes that cannot be found here"
+    ]
+
+
+def test_a_process_that_hides_is_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of another user, where /proc is mounted with hidepid: it is there, and that is all that can be seen."""
+
+    def kill(_pid: int, _number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    state = GpuState(((2**22 + 1, None),), 0, awaits_reset=False, has_bad_rows=False)  # above the kernel's largest pid
+    [fault] = gpu_check(state)(GPU)
+    assert fault.text.endswith("of which nothing can be seen here, holds its memory")
 
 
 def test_memory_errors() -> None:
