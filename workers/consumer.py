@@ -9,6 +9,7 @@ import logging
 import re
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,11 @@ from dljobs.service.runs import RunKey
 
 from .worker import Worker
 
+# How long a consumer that broke off is left alone. Gently longer each time that it did not last: of what is no message
+# each costs a start, and many may lie in a queue; but what stays wrong with the server is no reason to fill the log.
 RESTART_AFTER_S = 0.5
+RESTART_GROWTH = 1.2
+RESTART_WITHIN_S = 30.0
 _TOKEN = re.compile("[0-9a-f]{1,64}")
 
 logger = logging.getLogger(__name__)
@@ -78,12 +83,18 @@ class Consumer:
         warnings.filterwarnings("ignore", category=SecurityWarning)
         signals.worker_ready.connect(self._become_ready, weak=False)
         signals.worker_shutting_down.connect(self._stopping.ask, weak=False)
+        pause_s = RESTART_AFTER_S
         while not self._stopping.is_asked.is_set():
+            started_at = time.monotonic()
             self._make_controller().start()
             self._stopping.take_signals()
-            if not self._stopping.is_asked.is_set():
-                logger.error("the consumer broke off: it starts again; meanwhile the sweep brings work")
-                self._stopping.is_asked.wait(RESTART_AFTER_S)
+            if self._stopping.is_asked.is_set():
+                return
+            has_lasted = time.monotonic() - started_at > RESTART_WITHIN_S
+            pause_s = RESTART_AFTER_S if has_lasted else min(pause_s * RESTART_GROWTH, RESTART_WITHIN_S)
+            text = "the consumer broke off: it starts again in %.1f s; meanwhile the sweep brings work"
+            logger.error(text, pause_s)
+            self._stopping.is_asked.wait(pause_s)
 
     def _make_controller(self) -> Any:
         return self._app.Worker(
