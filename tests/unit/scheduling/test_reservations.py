@@ -147,6 +147,16 @@ def test_nothing_enters_a_worker_that_a_job_waits_for_without_a_known_end() -> N
     assert result.placed == []
 
 
+def test_shares_that_overtake_leave_what_is_kept_of_the_device() -> None:
+    """When job 9 ends, half of it is free: 0.4 for job 1, and 0.1 for just one of the others."""
+    shared = OfferedDevice(10, None, sharers=(Sharer(8, 50), Sharer(9, 30)))
+    large, small = Selector(share=Share(40)), Selector(share=Share(10))
+    queue = [job(1, selector=large), job(2, selector=small), job(3, selector=small)]
+    running = [runs(8), runs(9, for_s=100.0)]
+    result = plan(Snapshot(NOW, queue, [OfferingWorker(1, "w1", (shared,))], running))
+    assert [placed.job_id for placed in result.placed] == [2]
+
+
 def test_a_blocked_job_of_another_kind_has_a_reservation_too() -> None:
     fast, slow = Selector(labels=(("worker", "w1"),)), Selector(labels=(("worker", "w2"),))
     workers = [worker(1, 8, None), worker(2, 9, None)]
