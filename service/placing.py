@@ -11,10 +11,9 @@ from typing import get_args
 from dljobs.errors import UnknownName, UsageError
 
 from .bounds import check_range
-from .sizes import Size
+from .sizes import MAX_DEVICES, Size
 from .spec import Strategy
 
-MAX_DEVICES = 4096
 STRATEGIES = ("auto", *get_args(Strategy))
 
 

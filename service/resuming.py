@@ -61,8 +61,8 @@ def prepare_resumption(database: Database, reference: str, changes: Changes, use
     max_retries = job["max_retries"] if changes.max_retries is None else changes.max_retries
     check_priority(priority, 100)
     check_range("max-retries", max_retries, 0, 1000)
+    check_nodes(strategy, size, job["num_nodes"], may_spread=bool(job["may_spread"]))
     resolved = resolve_placing(strategy, size, training.batch_size)
-    check_nodes(resolved, size, job["num_nodes"], may_spread=bool(job["may_spread"]))
     spec = dataclasses.replace(before, training=training, num_devices=size.num_devices, strategy=resolved)
     return NewJob(
         spec=spec,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 
 from dljobs.errors import UsageError
 
+MAX_DEVICES = 4096
 _WHOLE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 _PART = re.compile(r"0?\.(\d{1,2})")
 
@@ -45,7 +48,24 @@ def parse_size(text: str) -> Size:
         if most < least:
             raise UsageError(f"--gpus: the range {text} ends below its beginning", f"did you mean {most}-{least}?")
         return Size(most, least)
-    raise UsageError(f"--gpus: {text[:40]!r} is no number of devices", "write 4, a range 2-8, or 0.25 of one device")
+    raise UsageError(f"--gpus: {text[:40]!r} is no number of devices", _nearest(text))
+
+
+def _nearest(text: str) -> str:
+    """The hint for what is no size: the sizes on either side of a number, else how one is written."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite():
+        return "write 4, a range 2-8, or 0.25 of one device"
+    if 0 < number < 1:
+        percent = max(number * 100, Decimal(1))
+        around = [Size(share_percent=each) for each in (math.floor(percent), math.ceil(percent))]
+    else:
+        whole = min(max(number, Decimal(1)), Decimal(MAX_DEVICES))
+        around = [Size(each, each) for each in (math.floor(whole), math.ceil(whole))]
+    return f"nearest: --gpus {' or '.join(dict.fromkeys(str(each) for each in around))}"
 
 
 def show_size(num_devices: int, share_percent: int = 100) -> str:

@@ -159,8 +159,8 @@ def build(chosen: Chosen, request: Request, user: str, varied: Mapping[Place, An
     training, model_options, data_options = _resolve_options(chosen, request, varied or {})
     model = match(chosen.model, data, model_options, data_options)
     size = Size(request.num_devices, request.min_devices or request.num_devices, request.share_percent)
+    check_nodes(request.strategy, size, request.num_nodes, may_spread=request.may_spread)
     strategy = resolve_placing(request.strategy, size, training.batch_size)
-    check_nodes(strategy, size, request.num_nodes, may_spread=request.may_spread)
     check_priority(request.priority, 100)
     check_range("max-retries", request.max_retries, 0, 1000)
     key = request.idempotency_key

@@ -30,7 +30,7 @@ SHORT = ("--epochs", 1, "--set", "max_steps=2")
         (("lenet", "--strategy", "dpp", "--gpus", 2), "unknown strategy 'dpp'"),
         (("lenet", "--strategy", "single", "--gpus", 2), "strategy single trains on one device, not 2"),
         (("lenet", "--gpus", 4, "--batch-size", 62), "the nearest batch size that can is 60 or 64"),
-        (("lenet", "--gpus", 0), "--gpus: '0' is no number of devices hint: write 4"),
+        (("lenet", "--gpus", 0), "--gpus: '0' is no number of devices hint: nearest: --gpus 1"),
         (("lenet", "--gpus", "many"), "--gpus: 'many' is no number of devices"),
         (("lenet", "--epochs", "-1"), "epochs must be between 1 and"),
         (("lenet", "--lr", "nan"), "takes a number, not 'nan'"),

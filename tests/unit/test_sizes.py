@@ -33,6 +33,29 @@ def test_what_is_none(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("1.5", "nearest: --gpus 1 or 2"),
+        ("1.0", "nearest: --gpus 1"),
+        ("0", "nearest: --gpus 1"),
+        ("-1", "nearest: --gpus 1"),
+        ("0.001", "nearest: --gpus 0.01"),
+        ("0.125", "nearest: --gpus 0.12 or 0.13"),
+        ("0.290", "nearest: --gpus 0.29"),
+        ("0.999", "nearest: --gpus 0.99 or 1"),
+        ("1e-999999", "nearest: --gpus 0.01"),
+        ("1e999999", "nearest: --gpus 4096"),
+        ("nan", "write 4, a range 2-8, or 0.25 of one device"),
+        ("two", "write 4, a range 2-8, or 0.25 of one device"),
+    ],
+)
+def test_the_nearest_that_would_do(text: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_size(text)
+    assert caught.value.hint == hint
+
+
 def test_in_words() -> None:
     assert [str(Size(4, 4)), str(Size(8, 2)), str(Size(share_percent=30))] == ["4", "2-8", "0.3"]
     assert [show_size(1), show_size(2), show_size(1, 25)] == ["1 device", "2 devices", "0.25 of a device"]
