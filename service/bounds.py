@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 from dljobs.errors import UsageError
+
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,199}")
 
 
 def check_range(what: str, value: float, lowest: float, highest: float) -> None:

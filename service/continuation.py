@@ -95,13 +95,16 @@ def _check(before: JobSpec, after: JobSpec, checkpoint: Row) -> None:
                 f"checkpoint {name} was cut in mid-epoch: another {' and '.join(changed)} changes the rest of it",
                 "name the checkpoint of an epoch's end: it has metrics in `dljobs artifacts`",
             )
-    is_over = training.epochs <= checkpoint["epoch"] and ends_epoch
-    if is_over or 0 < training.max_steps <= checkpoint["step"]:
+    least = checkpoint["epoch"] + ends_epoch  # epochs in all, so that there is one to train or to finish
+    is_capped = 0 < training.max_steps <= checkpoint["step"]
+    if training.epochs < least or is_capped:
+        wanted = [f"--epochs {least}"] if training.epochs < least else []
+        wanted += [f"--set max_steps={checkpoint['step'] + 1}"] if is_capped else []
         what = f"step {checkpoint['step']}, epoch {checkpoint['epoch']}"
         raise UsageError(
             f"nothing is left to train: checkpoint {name} is at {what}, and the job ends with epoch {training.epochs}"
             + (f" or step {training.max_steps}" if training.max_steps else ""),
-            f"give it more: --epochs {checkpoint['epoch'] + training.epochs}",
+            "give it more: " + " ".join(wanted),
         )
 
 

@@ -11,11 +11,11 @@ from functools import lru_cache
 
 from dljobs.errors import UsageError
 
+from .bounds import NODE_NAME
 from .scheduling.rows import ANYWHERE, Condition, Selector, Share
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 _LABEL = re.compile(r"([A-Za-z][A-Za-z0-9._-]{0,62})=([A-Za-z0-9._-]{1,63})")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,199}")
 
 
 def make_selector(
@@ -29,7 +29,7 @@ def make_selector(
     if device_type is not None and (not re.search("[A-Za-z0-9]", device_type) or len(device_type) > 100):
         raise UsageError(f"--gpu-type: {device_type[:40]!r} is no kind of device", "write it like a100, h100 or cpu")
     for name in exclude:
-        if not _NAME.fullmatch(name):
+        if not NODE_NAME.fullmatch(name):
             raise UsageError(f"--exclude: {name[:40]!r} is no name of a node", "`dljobs node list` has them")
     return Selector(
         device_type=device_type or "",

@@ -18,6 +18,8 @@ from typing import Any
 
 from dljobs.errors import UnknownName, UsageError
 
+from .bounds import NODE_NAME
+
 CONFIG_FILE = "config.toml"
 # Env variables that hold a password: the worker takes them out of its environment before any rank is forked.
 SECRET_VARIABLES = ("DLJOBS_DATABASE_URL", "DLJOBS_REDIS_URL")
@@ -184,6 +186,11 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
         raise UsageError(
             f"heartbeat_s is {beat:g} and lease_s is {lease:g}: one late beat would lose a run",
             hint="set lease_s to at least twice heartbeat_s",
+        )
+    if values["node"] and not NODE_NAME.fullmatch(values["node"]):
+        raise UsageError(
+            f"node from {sources['node']} is {values['node'][:40]!r}, which is no name of a node",
+            "use letters, digits and . _ @ -, 200 at most",
         )
     return Settings(**values, sources=sources)
 

@@ -162,6 +162,8 @@ def _progress_of(events: list[Event]) -> dict[str, Any]:
         elif event["type"] == "progress":
             values |= {name: event[name] for name in ("step", "total_steps", "epoch", "steps_per_s")}
             values["progress_at"] = now()
+        elif event["type"] == "stopped":  # later than the last progress
+            values |= {name: event[name] for name in ("step", "epoch")}
     return values
 
 

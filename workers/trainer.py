@@ -186,7 +186,7 @@ class Trainer:
 
     def _say_stopped(self) -> None:
         self._flush()
-        self._emit("stopped", step=self.progress.step, reason=self.agreement.reason)
+        self._emit("stopped", step=self.progress.step, epoch=self.progress.epoch, reason=self.agreement.reason)
 
     def _account(self, losses: list[tuple[float, int]]) -> None:
         """Add up, judge and record the losses of the last steps, all of one epoch.

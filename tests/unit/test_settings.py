@@ -42,6 +42,7 @@ def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(tmp_pat
         ("sweep_s = 0", "sweep_s from file must be between 0 and 86400"),
         ("sweep_s = nan", "sweep_s from file must be between"),
         ("user = 3", "user from file must be a text"),
+        ("node = 'a b'", "node from file is 'a b', which is no name of a node"),
         ("lease_s = 20", "heartbeat_s is 15 and lease_s is 20: one late beat would lose a run"),
     ],
 )

@@ -66,12 +66,14 @@ def test_which_checkpoint_is_meant(dljobs, trained, reference, artifact_id):
     [
         (["resume", "9"], 102, ["there is no job 9"]),
         (["resume", "1:step-7"], 102, ["no checkpoint 'step-7'", "there are last, best, step-10, step-15, step-30"]),
-        (["resume", "1"], 2, ["nothing is left to train", "is at step 30, epoch 3", "--epochs 6"]),
+        (["resume", "1"], 2, ["nothing is left to train", "is at step 30, epoch 3", "--epochs 4"]),
+        (["resume", "1", "--epochs", "2"], 2, ["the job ends with epoch 2", "--epochs 4"]),
+        (["resume", "1:step-15", "--epochs", "1"], 2, ["is at step 15, epoch 2", "--epochs 2"]),
         (["resume", "1:step-15", "--batch-size", "32"], 2, ["was cut in mid-epoch", "another batch_size"]),
         (["resume", "1:best", "--epochs", "9", "--gpus", "7", "--batch-size", "64"], 2, ["nearest batch size"]),
         (["resume", "1", "--set", "momentun=1"], 2, ["momentum"]),
         (["submit", "mlp", "--resume-from", "1:best"], 2, ["is of model 'lenet', not 'mlp'"]),
-        (["submit", "lenet", "--resume-from", "1:best", "--set", "max_steps=10"], 2, ["nothing is left", "or step 10"]),
+        (["submit", "lenet", "--resume-from", "1:best", "--set", "max_steps=10"], 2, ["or step 10", "--set max_steps=11"]),
     ],
 )
 def test_what_cannot_go_on_is_said_before_anything_is_written(dljobs, trained, arguments, code, words):
