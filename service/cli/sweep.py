@@ -93,7 +93,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         ]
         for trial in found["trials"]
     ]
-    return [*table_lines(columns, rows), "", describe_set(found)]
+    legend = ["* the best so far"] if any(trial["best"] for trial in found["trials"]) else []
+    return [*table_lines(columns, rows), *legend, "", describe_set(found)]
 
 
 def _show(value: Any) -> str:
