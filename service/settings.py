@@ -85,7 +85,7 @@ class Settings:
             if is_said and (value != "" or name in _CAN_BE_NONE):
                 values[_variable(name)] = str(value)
         if not self.config.exists():
-            del values[_variable("config")]  # a file that is named has to exist; the default one need not
+            values.pop(_variable("config"), None)  # a file that is named has to exist; the default one need not
         return values
 
     def for_child(self, environ: Mapping[str, str]) -> dict[str, str]:

@@ -185,8 +185,9 @@ class GpuCheck:
         if len(found) < len(others) and not self._has_told_of_unknown:
             self._has_told_of_unknown = True
             logger.info(
-                "NVML names processes that cannot be found here: they have just ended, or are of another pid namespace, "
-                "and then nothing can be held against their device (a container can share the host's: --pid=host)"
+                "NVML names processes that cannot be found here: they have just ended, or are of another pid "
+                "namespace, and then nothing can be held against their device (a container can share the host's: "
+                "--pid=host)"
             )
         return found
 

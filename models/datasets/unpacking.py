@@ -20,8 +20,8 @@ from dljobs.models.announcement import announce
 from .prepared import storage_errors
 
 ANNOUNCE_EVERY_S = 2.0
-# What the readers of archives raise; zipfile a NotImplementedError where a header asks for a compression or a version of
-# the format that it does not know, as a damaged one may.
+# What the readers of archives raise; zipfile a NotImplementedError where a header asks for a compression or a version
+# of the format that it does not know, as a damaged one may.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 

@@ -15,6 +15,7 @@ import pytest
 from dljobs.errors import UsageError
 from dljobs.service.gpus import GpuFault, GpuState, Nvml
 from dljobs.workers.health import CommandCheck, GpuCheck
+from tests.waiting import wait_until
 
 GPU = {"uuid": "GPU-5a2e", "kind": "cuda"}
 STAND_IN = {"uuid": "cpu-0", "kind": "cpu"}
@@ -140,7 +141,7 @@ def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> N
     assert fault.text.endswith("did not end within 1 s")
     started = int((tmp_path / "pid").read_text())
     stat = Path(f"/proc/{started}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    wait_until(lambda: not stat.exists() or stat.read_text().split()[2] == "Z", 10, "the end of what it started")
 
 
 def test_a_command_that_is_none() -> None:
