@@ -20,6 +20,7 @@ from dljobs.errors import DljobsError
 
 from .benchmark import Benchmark, BenchmarkError, Sitting
 from .machine import Load, OtherWork, describe_machine
+from .plots import draw
 from .processes import end_all
 from .report import Report, merge_markdown, reports_to_json
 from .result import Result
@@ -30,7 +31,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the benchmarks; 0 also where an expectation is missed: a slow machine is no error."""
+    """Run the benchmarks; 0 also where an expectation is missed, as a slow machine is no error; 1: one failed."""
     found = find_benchmarks()
     options = _parse(arguments, found)
     chosen = [found[name] for name in dict.fromkeys(options.names or found)]
@@ -42,17 +43,22 @@ def main(arguments: Sequence[str]) -> int:
     console, errors = (Console(stderr=each, width=None if sys.stdout.isatty() else 120) for each in (False, True))
     machine, load = describe_machine(), Load.read()
     console.print(f"{machine}\n{load}", style="bold red" if load.is_loaded else "", highlight=False)
-    reports = []
+    reports, has_failed = list[Report](), False
     try:
-        for benchmark in chosen:
-            rounds = options.repeat or (1 if options.smoke else benchmark.num_rounds)
-            others = OtherWork()
-            result = _run(benchmark, rounds, options, errors)
-            reports.append(Report(benchmark, result, rounds, machine, load, others.share(), time.time()))
-            reports[-1].print(console)
-    except (BenchmarkError, DljobsError) as error:
-        errors.print(f"benchmarks: {error}", style="red", markup=False, highlight=False)
-        return 1
+        with tempfile.TemporaryDirectory(prefix="dljobs-bench-") as environments:
+            for benchmark in chosen:
+                rounds = options.repeat or (1 if options.smoke else benchmark.num_rounds)
+                others = OtherWork()
+                try:
+                    result = _run(benchmark, rounds, options, Path(environments), errors)
+                except (BenchmarkError, DljobsError) as error:  # the others can do without it
+                    errors.print(f"{benchmark.name}: {error}", style="red", markup=False, highlight=False)
+                    has_failed = True
+                    continue
+                reports.append(Report(benchmark, result, rounds, machine, load, others.share(), time.time()))
+                reports[-1].print(console)
+                if options.write_results:
+                    _write_results(reports[-1])
     except KeyboardInterrupt as interrupt:
         errors.print("stopped; nothing is left running")
         return 128 + int(interrupt.args[0])
@@ -62,12 +68,18 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         document = reports_to_json(reports, machine, load, is_smoke=options.smoke)
         options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    if options.write_results:
-        RESULTS.write_text(merge_markdown(RESULTS.read_text() if RESULTS.exists() else "", reports))
-    return 0
+    return 1 if has_failed else 0
 
 
-def _run(benchmark: Benchmark, num_rounds: int, options: argparse.Namespace, console: Console) -> Result:
+def _write_results(report: Report) -> None:
+    """Its table and its plot, at once: a sitting takes long, and may be ended."""
+    draw(report.benchmark, report.result)
+    RESULTS.write_text(merge_markdown(RESULTS.read_text() if RESULTS.exists() else "", [report]))
+
+
+def _run(
+    benchmark: Benchmark, num_rounds: int, options: argparse.Namespace, environments: Path, console: Console
+) -> Result:
     def say(text: str) -> None:
         console.print(f"{benchmark.name}: {text}", style="dim", highlight=False)
 
@@ -77,7 +89,7 @@ def _run(benchmark: Benchmark, num_rounds: int, options: argparse.Namespace, con
         for_others.mkdir()
         # torchrun, inductor and multiprocessing leave folders in the temp folder of whoever starts them.
         os.environ["TMPDIR"] = str(for_others)
-        return benchmark.measure(Sitting(ours, num_rounds, options.smoke, say, options.long))
+        return benchmark.measure(Sitting(ours, environments, num_rounds, options.smoke, say, options.long))
 
 
 def _parse(arguments: Sequence[str], found: dict[str, Benchmark]) -> argparse.Namespace:

@@ -24,6 +24,7 @@ class Sitting:
     """One run of one benchmark."""
 
     folder: Path  # an empty temp folder: nothing is written anywhere else
+    environments: Path  # where peers are installed once for all benchmarks of a command (environments.py)
     num_rounds: int
     is_smoke: bool  # only to see that it works: fewer cases, no warm-up
     say: Callable[[str], None]  # progress, for a person who waits
@@ -40,6 +41,7 @@ class Benchmark:
     baselines: tuple[str, ...]  # the peers that all others are shown as a multiple of
     num_rounds: int  # unless --repeat says another
     measure: Callable[[Sitting], Result]
+    ours: tuple[str, ...] = ("dljobs",)  # how the names of those peers begin that are dljobs itself
 
 
 def interleaved(peers: Sequence[T], num_rounds: int) -> Iterator[T]:

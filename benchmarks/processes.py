@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -86,6 +86,38 @@ def running(
                 with contextlib.suppress(OSError):
                     pipe.close()
         end_family(process)
+
+
+@contextlib.contextmanager
+def answering(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[Callable[[str], str]]:
+    """A program that is asked line by line (see `peers/answers.py`), ready to be asked; yields how.
+
+    What else it prints is passed over.
+
+    Raises:
+        BenchmarkError: it has ended; with its last words.
+    """
+    with tempfile.TemporaryFile(dir=folder) as errors, running(command, environment, errors, is_piped=True) as process:
+        given, answers = process.stdin, process.stdout
+        assert given is not None
+        assert answers is not None
+
+        def ask(question: str) -> str:
+            with contextlib.suppress(BrokenPipeError):
+                given.write(f"{question}\n".encode())
+                given.flush()
+            return hear()
+
+        def hear() -> str:
+            for line in answers:
+                if line.startswith(b"= "):
+                    return line.decode()[2:].strip()
+            errors.seek(0)
+            words = last_lines(errors.read().decode(errors="replace"))
+            raise BenchmarkError(f"{shown(command)} has ended:\n{words}")
+
+        hear()
+        yield ask
 
 
 def end_family(process: subprocess.Popen[bytes]) -> None:

@@ -13,13 +13,14 @@ from rich.table import Table
 
 from .benchmark import Benchmark
 from .machine import Load, Machine
-from .result import FORMAT_VERSION, Result, Series, Verdict, to_json
+from .result import FORMAT_VERSION, Result, Series, Verdict, show_amount, to_json
 
 RESULTS_HEAD = """# Results
 
 Written by `python -m benchmarks --write-results`; what is measured, and how to repeat it, is told in
 [README.md](README.md). Ratios are medians over rounds of (value / baseline in the same round); p95 is by nearest rank.
 """
+BY_HAND = "<!-- by hand: what stands below stays when the table is made anew -->\n"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Report:
             f"## {self.benchmark.title}",
             self.benchmark.about,
             f"{day}, {_rounds(self.num_rounds)}. {self.machine}. {self.load} {self._disturbance()}",
+            f"![{self.benchmark.title}](plots/{self.benchmark.name}.png)",
             "\n".join("| " + " | ".join(row) + " |" for row in rows),
             "\n".join(f"- {_verdict_line(verdict)}" for verdict in self.result.verdicts),
             "\n".join(f"- {note}" for note in self.result.notes),
@@ -90,7 +92,7 @@ class Report:
 
     def _row(self, series: Series) -> list[str]:
         ratios = (self.result.ratio(series, name) for name in self.benchmark.baselines)
-        times = [_amount(series.median, series.unit), _amount(series.p95, series.unit)]
+        times = [show_amount(series.median, series.unit), show_amount(series.p95, series.unit)]
         words = [*([series.case] if self._has_cases() else []), series.quantity, series.peer]
         return [*words, *times, *("" if r is None else f"{r:.3g}" for r in ratios)]
 
@@ -108,9 +110,14 @@ def reports_to_json(reports: Sequence[Report], machine: Machine, load: Load, *, 
 
 
 def merge_markdown(existing: str, reports: Sequence[Report]) -> str:
-    """RESULTS.md with the sections of these benchmarks replaced or added; the others stay as they were measured."""
-    found = re.findall(r"<!-- begin (\w+) -->\n(.*?)<!-- end \1 -->", existing, re.DOTALL)
-    sections = dict(found) | {report.benchmark.name: report.to_markdown() for report in reports}
+    """RESULTS.md with the sections of these benchmarks replaced or added; the others stay as they were measured.
+
+    In a replaced section, too, what a person wrote below the mark `BY_HAND` stays.
+    """
+    sections = dict(re.findall(r"<!-- begin (\w+) -->\n(.*?)<!-- end \1 -->", existing, re.DOTALL))
+    for report in reports:
+        kept = sections.get(report.benchmark.name, "").partition(BY_HAND)[2]
+        sections[report.benchmark.name] = f"{report.to_markdown()}\n{BY_HAND}{kept}"
     blocks = [f"<!-- begin {name} -->\n{text}<!-- end {name} -->\n" for name, text in sorted(sections.items())]
     return "\n".join([RESULTS_HEAD, *blocks])
 
@@ -119,12 +126,6 @@ def _verdict_line(verdict: Verdict) -> str:
     bound = "at least" if verdict.is_minimum else "at most"
     word = "met" if verdict.is_met else "MISSED"
     return f"{word}: {verdict.claim}: {verdict.value:.3g}, expected {bound} {verdict.limit:g}"
-
-
-def _amount(value: float, unit: str) -> str:
-    if unit != "s":
-        return f"{value:.3g} {unit}"
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
 def _rounds(number: int) -> str:

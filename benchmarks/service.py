@@ -6,13 +6,14 @@ It has the settings that users have by default: nothing is tuned for the benchma
 from __future__ import annotations
 
 import contextlib
-import select
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from select import select as wait_for_input
+from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, Select, func, insert, select
 
 from dljobs.service import jobs, metrics, runs, schema
 from dljobs.service.clock import read_now
@@ -21,16 +22,24 @@ from dljobs.service.doorbell import Doorbell
 from dljobs.service.embedded_redis import EmbeddedRedis
 from dljobs.service.redis_connection import broker_url
 from dljobs.service.settings import Settings, load_settings
-from dljobs.service.states import ENDED_JOBS, JobState
+from dljobs.service.spec import JobSpec
+from dljobs.service.states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, JobState
 from dljobs.service.submission import Request, enqueue, prepare
+from dljobs.service.tables import jobs as job_table
 from dljobs.service.worker_process import COMMAND, WorkerProcess
 
 from .benchmark import BenchmarkError
 from .processes import PATIENCE_S, end_all, environment_with, family_of, last_lines
 
 READY_TIMEOUT_S = 120.0
+DRAIN_TIMEOUT_S = 300.0
 # Rare enough not to take the ranks' time on a small machine.
 _POLL_S = 0.05
+_DRAIN_POLL_S = 0.02
+# A rank that does nothing: the check of `doctor --nodes`, on one device, where there is nobody to reduce with.
+_NOTHING = JobSpec(
+    model="nothing", data="nothing", loss="", metric="", goal="min", strategy="single", num_devices=1, kind="all-reduce"
+)
 # Keeps the worker's log out of our output; its options follow as the last word.
 _WITH_LOG = ("/bin/sh", "-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh")
 
@@ -91,6 +100,34 @@ class Service:
         with self.database.read() as connection:
             return runs.list_runs(connection, [job_id])[0]
 
+    def drain(self, number: int) -> float:
+        """Seconds from the ring to the end of the last of so many jobs that do nothing, which wait already.
+
+        Raises:
+            BenchmarkError: one did not succeed, or not in time.
+        """
+        with self.database.write() as connection:
+            last = connection.execute(select(func.coalesce(func.max(job_table.c.id), 0))).scalar_one()
+            row = jobs.job_values(jobs.NewJob(_NOTHING, user="benchmark", name="nothing"), read_now(connection))
+            connection.execute(insert(job_table), [row] * number)
+        begin = time.monotonic()
+        self.doorbell.ring_schedule()
+        # By the states that an index finds: looking must cost the same however many have ended.
+        left = select(job_table.c.id).where(job_table.c.state.in_((*WAITING_JOBS, *PLACED_JOBS))).limit(1)
+        while self._first(left) is not None:
+            if time.monotonic() > begin + DRAIN_TIMEOUT_S:
+                raise BenchmarkError(f"{number} jobs were not done after {DRAIN_TIMEOUT_S:g} s")
+            time.sleep(_DRAIN_POLL_S)
+        seconds = time.monotonic() - begin
+        is_bad = (job_table.c.id > last, job_table.c.state != JobState.SUCCEEDED)
+        if (reason := self._first(select(job_table.c.reason).where(*is_bad).limit(1))) is not None:
+            raise BenchmarkError(f"a job did not succeed: {reason}")
+        return seconds
+
+    def _first(self, query: Select[tuple[Any]]) -> Any:
+        with self.database.read() as connection:
+            return connection.execute(query).scalar()
+
     def read_rank_clock(self, run_id: int, step: int) -> float:
         """When rank 0 recorded the loss of a step, by its own clock: `time.time()` on this machine."""
         with self.database.read() as connection:
@@ -145,4 +182,4 @@ def _await_ready(worker: WorkerProcess, log: Path) -> None:
         if worker.exit_code() is not None or time.monotonic() > deadline:
             words = last_lines(log.read_text(errors="replace")) if log.exists() else ""
             raise BenchmarkError(f"the worker did not get ready:\n{words}")
-        select.select(worker.descriptors, [], [], 0.5)
+        wait_for_input(worker.descriptors, [], [], 0.5)

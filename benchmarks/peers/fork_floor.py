@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import os
 import socket
-import sys
 import time
 import traceback
 
@@ -18,16 +17,10 @@ import torch._dynamo  # the first optimizer would import it, in each rank
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
 
+from .answers import answer_all
 from .one_step import take_first_step
 
 _TIMEOUT = datetime.timedelta(seconds=60)
-
-
-def main() -> None:
-    """Answer until the input ends."""
-    print("ready", flush=True)
-    for line in sys.stdin:
-        print(repr(measure(int(line))), flush=True)
 
 
 def measure(world_size: int) -> float:
@@ -68,7 +61,7 @@ def _fork_rank(rank: int, world_size: int, listener: socket.socket, writer: int)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
-    os._exit(0)  # never into the loop of `main`
+    os._exit(0)  # never on with the parent's questions
 
 
 def _join(rank: int, world_size: int, listener: socket.socket) -> Store:
@@ -83,4 +76,4 @@ def _join(rank: int, world_size: int, listener: socket.socket) -> Store:
 
 
 if __name__ == "__main__":
-    main()
+    answer_all(lambda line: measure(int(line)))

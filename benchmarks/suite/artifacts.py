@@ -275,4 +275,5 @@ BENCHMARK = Benchmark(
     baselines=(_TORCH,),
     num_rounds=9,
     measure=measure,
+    ours=(_SQLITE, _POSTGRES, _RANKS_FILE),
 )

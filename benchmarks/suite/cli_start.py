@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
-from benchmarks.foreign import install
+from benchmarks.environments import NotInstallable, make_environment
 from benchmarks.processes import environment_with, python_script, run_timed
 from benchmarks.result import Result, Values, Verdict, median_ratio
 from benchmarks.service import Service, running_service
@@ -35,11 +36,9 @@ def measure(sitting: Sitting) -> Result:
             service.submit(Request("lenet"))
         commands, skipped = _commands(service), []
         try:
-            if sitting.is_smoke:
-                raise ImportError("nothing is installed for a smoke test")
-            rq = str(install("rq", sitting.folder) / "rq")
+            rq = str(Path(make_environment(sitting, "rq", ["rq"], borrows=False)).with_name("rq"))
             commands[_RQ] = ([rq, "info"], environment_with(RQ_REDIS_URL=service.redis.url))
-        except ImportError as error:
+        except NotInstallable as error:
             skipped.append(f"RQ was not measured: {error}.")
         if not sitting.is_smoke:
             for command, environment in commands.values():  # files into the cache

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
 
-from benchmarks.benchmark import Benchmark, BenchmarkError, Sitting, interleaved
-from benchmarks.processes import ROOT, environment_with, last_lines, python_script, run_timed, running
+from benchmarks.benchmark import Benchmark, Sitting, interleaved
+from benchmarks.processes import ROOT, answering, environment_with, python_script, run_timed
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.service import Service, running_service
 from dljobs.service.submission import Request
@@ -33,7 +31,7 @@ class Contest:
     """The peers, ready to be measured, and what they took so far."""
 
     service: Service
-    floor: Popen[bytes]
+    ask_floor: Callable[[str], str]
     folder: Path
     values: Values = field(default_factory=Values)
     clock_differences: list[float] = field(default_factory=list)
@@ -45,7 +43,7 @@ class Contest:
         if peer == _TORCHRUN:
             values.add(case, _FIRST_STEP, peer, self._torchrun(num_ranks))
         elif peer == _FLOOR:
-            values.add(case, _FIRST_STEP, peer, self._fork(num_ranks))
+            values.add(case, _FIRST_STEP, peer, float(self.ask_floor(str(num_ranks))))
         else:
             started_s, first_step_s, difference_s = self._submit(num_ranks, through_shell=peer == _CLI)
             values.add(case, _STARTED, peer, started_s)
@@ -76,12 +74,6 @@ class Contest:
         run_timed([*command, str(answer)], environment_with())
         return float(answer.read_text()) - begin
 
-    def _fork(self, num_ranks: int) -> float:
-        assert self.floor.stdin is not None
-        self.floor.stdin.write(f"{num_ranks}\n".encode())
-        self.floor.stdin.flush()
-        return float(_read_answer(self.floor))
-
 
 def measure(sitting: Sitting) -> Result:
     """All peers at each number of ranks, every one once a round."""
@@ -90,7 +82,9 @@ def measure(sitting: Sitting) -> Result:
     with contextlib.ExitStack() as stack:
         sitting.say("starting a worker and the floor's process")
         service = stack.enter_context(running_service(sitting.folder / "home", cpu_devices=max(RANKS)))
-        contest = Contest(service, stack.enter_context(_running_floor(sitting.folder)), sitting.folder)
+        floor = [sys.executable, "-m", "benchmarks.peers.fork_floor"]
+        ask_floor = stack.enter_context(answering(floor, environment_with(), sitting.folder))
+        contest = Contest(service, ask_floor, sitting.folder)
         for num_ranks in all_ranks if not sitting.is_smoke else ():
             sitting.say(f"warm-up, {_ranks(num_ranks)}")
             for peer in peers:
@@ -126,32 +120,6 @@ def _judge(contest: Contest) -> Result:
         f"Redis {contest.service.redis_version} on a unix socket, SQLite, default settings.",
     )
     return Result(result.series, (*verdicts, clocks), notes)
-
-
-@contextlib.contextmanager
-def _running_floor(folder: Path) -> Iterator[Popen[bytes]]:
-    with tempfile.TemporaryFile(dir=folder) as errors:
-        command = [sys.executable, "-m", "benchmarks.peers.fork_floor"]
-        with running(command, environment_with(), errors, is_piped=True) as process:
-            try:
-                _read_answer(process)
-                yield process
-            except _NoAnswer:
-                errors.seek(0)
-                words = last_lines(errors.read().decode(errors="replace"))
-                raise BenchmarkError(f"the floor's process failed:\n{words}") from None
-
-
-class _NoAnswer(Exception):
-    """The floor's process has ended."""
-
-
-def _read_answer(process: Popen[bytes]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise _NoAnswer
-    return line.decode()
 
 
 BENCHMARK = Benchmark(

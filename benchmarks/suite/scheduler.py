@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gc
-import json
 import random
 import time
 from dataclasses import replace
 
-from sqlalchemy import insert
-
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
+from benchmarks.history import finish_jobs
 from benchmarks.result import Result, Values, Verdict
-from dljobs.service.database import Database, open_database
+from dljobs.service.database import open_database
 from dljobs.service.dispatch import make_plan
 from dljobs.service.jobs import insert_job
 from dljobs.service.scheduling.planning import plan
@@ -20,7 +18,6 @@ from dljobs.service.scheduling.rows import OfferedDevice, OfferingWorker, Policy
 from dljobs.service.schema import upgrade
 from dljobs.service.settings import load_settings
 from dljobs.service.submission import Request, prepare
-from dljobs.service.tables import jobs, runs, workers
 
 SIZES = ((100, 100), (1000, 1000), (10_000, 10_000))  # waiting jobs, devices
 SMOKE_SIZES = ((100, 100),)
@@ -106,7 +103,7 @@ def _measure_history(sitting: Sitting, values: Values) -> None:
             for _ in range(50):
                 insert_job(connection, prepare(Request("lenet"), "ada"))
     sitting.say(f"writing {number} finished jobs")
-    _finish_jobs(databases[_FULL], number)
+    finish_jobs(databases[_FULL], number)
     for peer in interleaved([_EMPTY, _FULL], sitting.num_rounds):
         with databases[peer].read() as connection:
             begun = time.perf_counter()
@@ -114,21 +111,6 @@ def _measure_history(sitting: Sitting, values: Values) -> None:
             values.add(f"50 jobs, {number:,} finished", "rows and plan", peer, time.perf_counter() - begun)
     for database in databases.values():
         database.close()
-
-
-def _finish_jobs(database: Database, number: int) -> None:
-    """Finished jobs with a run each, as if they had run here."""
-    spec = prepare(Request("lenet"), "ada").spec
-    with database.write() as connection:
-        worker = {"name": "old", "node": "old", "pid": 1, "pid_born": "", "session": "", "state": "offline"}
-        worker |= {"versions_json": "{}", "registered_at": 0.0, "heartbeat_at": 0.0}
-        worker_id = connection.execute(insert(workers).values(**worker).returning(workers.c.id)).scalar_one()
-        common = {"name": "lenet", "user": "ada", "model": "lenet", "strategy": "single", "num_devices": 1}
-        common |= {"priority": 50, "tags_json": json.dumps([]), "spec_json": spec.to_json(), "max_retries": 2}
-        common |= {"state": "succeeded", "num_runs": 1, "submitted_at": 0.0, "started_at": 1.0, "ended_at": 2.0}
-        connection.execute(insert(jobs), [{**common, "id": 10**6 + n, "num_epochs": 1} for n in range(number)])
-        run = {"number": 1, "state": "succeeded", "token": "", "worker_id": worker_id, "created_at": 1.0}
-        connection.execute(insert(runs), [{**run, "job_id": 10**6 + n} for n in range(number)])
 
 
 def _judge(result: Result) -> tuple[Verdict, ...]:
@@ -160,4 +142,5 @@ BENCHMARK = Benchmark(
     baselines=(_FIFO, _EMPTY),
     num_rounds=15,
     measure=measure,
+    ours=(_DLJOBS, _FULL),
 )

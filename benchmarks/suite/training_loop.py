@@ -67,11 +67,8 @@ def measure(sitting: Sitting) -> Result:
 
 def _others(sitting: Sitting, notes: list[str]) -> tuple[str, dict[str, str]]:
     """A Python for all scripts, and the loops of others that can run in it."""
-    if sitting.is_smoke:
-        return this_python(), {}
-    sitting.say(f"installing {' and '.join(_PACKAGES)}")
     try:
-        return make_environment(sitting.folder / "environment", _PACKAGES), _BY_OTHERS
+        return make_environment(sitting, "loops", _PACKAGES), _BY_OTHERS
     except NotInstallable as error:
         notes.append(f"{' and '.join(_BY_OTHERS)} were left out: {error}")
         return this_python(), {}

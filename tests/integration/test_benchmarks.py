@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -16,11 +17,14 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
-from benchmarks.benchmark import Benchmark, interleaved
+from benchmarks.benchmark import Benchmark, BenchmarkError, interleaved
 from benchmarks.machine import Load, Machine
 from benchmarks.peers import one_step, training_loop
-from benchmarks.report import Report, merge_markdown
+from benchmarks.plots import draw
+from benchmarks.processes import answering
+from benchmarks.report import BY_HAND, Report, merge_markdown
 from benchmarks.result import Result, Series, Verdict
 from benchmarks.suite import find_benchmarks
 from dljobs.models.lenet import LeNet
@@ -178,6 +182,32 @@ def test_results_keep_the_sections_of_benchmarks_that_were_not_run() -> None:
     assert "3.00 s" in replaced
     assert merge_markdown(replaced, [again]) == replaced
     assert "THE MACHINE WAS LOADED" in text
+
+
+def test_results_keep_what_was_written_by_hand() -> None:
+    text = merge_markdown("", [report("a", 1.0)])
+    noted = text.replace(BY_HAND, f"{BY_HAND}- Tried: it brought nothing.\n")
+    again = merge_markdown(noted, [report("a", 2.0)])
+    assert "1.00 s" not in again
+    assert again.count("- Tried: it brought nothing.\n") == 1
+
+
+def test_a_plot_shows_what_can_be_compared_and_what_cannot(tmp_path: Path) -> None:
+    series = [Series("1 rank", "first step", who, (value,)) for who, value in (("torchrun", 4.0), ("dljobs", 0.05))]
+    alone = Series("1 rank", "all started", "dljobs", (0.04,))
+    verdicts = (Verdict("ratio", 0.0125, 0.06), Verdict("speed", 0.5, 0.98, is_minimum=True), Verdict("none", 0, 1))
+    benchmark = dataclasses.replace(report("a", 1.0).benchmark, baselines=("torchrun",))
+    path = draw(benchmark, Result((*series, alone), verdicts), tmp_path / "plots")
+    assert path == tmp_path / "plots" / "a.png"
+    with Image.open(path) as image:
+        assert image.width == 1200
+    assert path.stat().st_size < 60_000
+
+
+def test_a_program_that_ends_instead_of_answering_is_quoted(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('= ready', flush=True); input(); raise SystemExit('no room left')"]
+    with answering(command, os.environ, tmp_path) as ask, pytest.raises(BenchmarkError, match="no room left"):
+        ask("1")
 
 
 def report(name: str, value: float) -> Report:
