@@ -150,8 +150,12 @@ def family_of(pid: int) -> list[psutil.Process]:
 
 
 def environment_with(**variables: str) -> dict[str, str]:
-    """What every peer gets: our own environment, and what it alone needs."""
-    return {**os.environ, **variables}
+    """What every peer gets: our own environment, and what it alone needs.
+
+    Bytecode is kept: whoever installs a package has it compiled, and else a checkout would be compiled at each start.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **variables}
 
 
 def last_lines(text: str) -> str:

@@ -82,7 +82,7 @@ class Service:
     def submit(self, request: Request) -> int:
         """Submit a job through the Python API; returns its id."""
         new = prepare(request, user=self.settings.user)
-        return enqueue(self.database, self.doorbell, self.settings, new).job_id
+        return enqueue(self.database, self.doorbell, new).job_id
 
     def wait_for_success(self, job_id: int, timeout_s: float = 120.0) -> RowMapping:
         """Wait for the end of a job's only run, and return the run.

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from dljobs.errors import DljobsError
 
-from .redis_connection import broker_url, open_redis, refusal
-from .runs import RunKey
+from .redis_connection import broker_url, open_line, refusal
 from .settings import Settings
 
 if TYPE_CHECKING:
     from celery import Celery
     from redis import Redis
+
+    from .redis_line import RedisLine
+    from .runs import RunKey
 
 SCHEDULE_QUEUE = "dljobs.schedule"
 SCHEDULE_TASK = "dljobs.schedule"
@@ -105,7 +107,7 @@ class Doorbell:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._redis: Redis | None = None  # made on the first ring: a client that only reads never loads it
+        self._line: RedisLine | Redis | None = None  # kept from ring to ring
         self.problem = ""  # why the last ring did not get out, in words for a user
 
     def ring_schedule(self) -> bool:
@@ -122,9 +124,9 @@ class Doorbell:
 
     def _ring(self, task: str, arguments: list[Any], queue: str) -> bool:
         try:
-            if self._redis is None:
-                self._redis = open_redis(self._settings)
-            self._redis.lpush(KEY_PREFIX + queue, make_message(task, arguments, queue))
+            if self._line is None:
+                self._line = open_line(self._settings)
+            self._line.lpush(KEY_PREFIX + queue, make_message(task, arguments, queue))
         except Exception as error:  # a doorbell is a hint: nothing that keeps it from ringing may stop its caller
             found = error if isinstance(error, DljobsError) else refusal(error, self._settings)
             self.problem = found.message if found else "Redis does not answer"

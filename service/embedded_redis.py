@@ -64,18 +64,27 @@ class EmbeddedRedis:
         return Path(recorded) if isinstance(recorded, str) else choose_socket_path(self.folder)
 
     @property
-    def url(self) -> str:
-        """The URL for redis-py. It holds the password: `settings.mask` before it is shown.
+    def password(self) -> str:
+        """What AUTH wants.
 
         Raises:
             Unreachable: no server was ever started in this home.
         """
-        return f"unix://:{self._password()}@{quote(str(self.socket_path))}?db=0"
+        try:
+            return self._password_path.read_text().strip()
+        except FileNotFoundError:
+            hint = "start the service with `dljobs up`, or set DLJOBS_REDIS_URL"
+            raise Unreachable(f"no embedded Redis was ever started in {self.folder.parent}", hint) from None
+
+    @property
+    def url(self) -> str:
+        """The URL for redis-py; raises as `password`, which it holds: `settings.mask` before it is shown."""
+        return f"unix://:{self.password}@{quote(str(self.socket_path))}?db=0"
 
     @property
     def broker_url(self) -> str:
         """The same server in kombu's words; it raises as `url` does. (kombu knows no `unix://`.)"""
-        return f"redis+socket://:{self._password()}@{quote(str(self.socket_path))}?virtual_host=0"
+        return f"redis+socket://:{self.password}@{quote(str(self.socket_path))}?virtual_host=0"
 
     def client(self, timeout_s: float = 5.0) -> Redis:
         """A redis-py client that fails at once instead of trying ten times; it raises as `url` does."""
@@ -155,16 +164,9 @@ class EmbeddedRedis:
 
     # ---- what is in the folder
 
-    def _password(self) -> str:
-        try:
-            return self._password_path.read_text().strip()
-        except FileNotFoundError:
-            hint = "start the service with `dljobs up`, or set DLJOBS_REDIS_URL"
-            raise Unreachable(f"no embedded Redis was ever started in {self.folder.parent}", hint) from None
-
     def _write_configuration(self) -> None:
         try:
-            password = self._password()
+            password = self.password
         except Unreachable:
             password = secrets.token_urlsafe(32)
             _write_private(self._password_path, password + "\n")

@@ -100,7 +100,7 @@ def evaluate_on_worker(
         NotFound: there are no such weights.
     """
     _spec, artifact = find_state_dict(database, job_id, which)
-    return enqueue(database, doorbell, settings, _prepare(database, settings, job_id, artifact["id"], data))
+    return enqueue(database, doorbell, _prepare(database, settings, job_id, artifact["id"], data))
 
 
 def stored_result(database: Database, job_id: int) -> Json:

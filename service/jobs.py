@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .freezing import Frozen
 
 
+_INSERT = insert(jobs).returning(jobs.c.id)
 ACTIVE_JOBS = (*PLACED_JOBS, *WAITING_JOBS)
 RETRYABLE_JOBS = (JobState.FAILED, JobState.CANCELLED)
 
@@ -96,12 +98,11 @@ def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
             raise UsageError(words, "choose another for the job")
     # Before the job itself is there, which `@` would mean.
     after = resolve_dependencies(connection, new)
-    values = job_values(new, read_now(connection))
     try:
-        with connection.begin_nested():
-            job_id = int(connection.execute(insert(jobs).values(**values).returning(jobs.c.id)).scalar_one())
+        # Only a key can be there already, and only on Postgres: another client has committed it since we looked.
+        with nullcontext() if new.idempotency_key is None else connection.begin_nested():
+            job_id = int(connection.execute(_INSERT, job_values(new, read_now(connection))).scalar_one())
     except IntegrityError:
-        # Only on Postgres: another client has committed the same key since we looked.
         existing = find_same(connection, new)
         if existing is None:
             raise

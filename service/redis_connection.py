@@ -5,19 +5,25 @@ It knows URLs, TLS and errors; it knows neither queues nor what is sent.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from dljobs.errors import DljobsError, Unreachable, UsageError
 
 from .embedded_redis import EmbeddedRedis
+from .redis_line import RedisLine
 from .settings import Settings, mask
 
 if TYPE_CHECKING:
     from redis import Redis
 
 TIMEOUT_S = 5.0
+DEFAULT_PORT = 6379
+_PLAIN_URL = re.compile(
+    r"redis://(?:(?P<user>[^:@/?#]*):(?P<password>[^:@/?#]+)@)?(?P<host>[A-Za-z0-9._-]+)(?::(?P<port>\d+))?(?:/(?P<database>\d*))?"
+)
 # What OpenSSL or Redis says of a setting that is wrong (and stays so however often one tries), what it means, the cure.
 _REFUSALS = (
     ("certificate verify failed: hostname mismatch", "shows a certificate for another name than its URL has", "name"),
@@ -79,6 +85,25 @@ def open_redis(settings: Settings) -> Redis:
     except ValueError as error:
         words = f"{mask(settings.redis_url)} is no Redis URL: {error}"
         raise UsageError(words, "DLJOBS_REDIS_URL=redis://:password@host:6379/0") from None
+
+
+def open_line(settings: Settings) -> RedisLine | Redis:
+    """Something to push with, not yet connected: a bare line, or redis-py for TLS and for URLs that ask for more.
+
+    Raises:
+        Unreachable, UsageError: as `open_redis`.
+    """
+    if settings.embedded_redis:
+        server = EmbeddedRedis(settings.home)
+        if not server.is_running():
+            raise Unreachable("the embedded Redis does not run", "`dljobs up`")
+        return RedisLine(str(server.socket_path), (server.password,), timeout_s=TIMEOUT_S)
+    plain = _PLAIN_URL.fullmatch(settings.redis_url)
+    if plain is None:
+        return open_redis(settings)
+    login = tuple(unquote(word) for word in (plain["user"], plain["password"]) if word)
+    address = (plain["host"], int(plain["port"] or DEFAULT_PORT))
+    return RedisLine(address, login, int(plain["database"] or 0), TIMEOUT_S)
 
 
 def refusal(error: BaseException, settings: Settings) -> DljobsError | None:

@@ -22,13 +22,22 @@ from .axes import INDEX, MAX_JOBS, Axis, Wish, drawn_axis, grid_axis, parse_arra
 from .bounds import check_range
 from .continuation import begin_at
 from .database import Database
-from .dispatch import make_plan
 from .doorbell import Doorbell
 from .halving import Rule, parse_rule
 from .jobs import NewJob
 from .sets import Member, NewSet, describe_point
 from .settings import Settings
-from .submission import NEEDING_HELP, Chosen, Place, Request, build, check_allowed, choose, find_place, training_options
+from .submission import (
+    Chosen,
+    Place,
+    Request,
+    build,
+    check_allowed,
+    choose,
+    find_obstacles,
+    find_place,
+    training_options,
+)
 
 PLACEHOLDER = "{index}"
 SEED: Place = ("trainer", "seed")
@@ -113,8 +122,7 @@ def enqueue_set(database: Database, doorbell: Doorbell, settings: Settings, new:
         warnings.append(f"{doorbell.problem}: {where}")
     with database.read() as connection:
         first_id = sets.first_job_id(connection, set_id)
-        reasons = make_plan(connection, lease_s=settings.lease_s, only=first_id).reasons(first_id)
-    warnings += [f"s{set_id} waits: {reason.text}" for reason in reasons if reason.code in NEEDING_HELP]
+    warnings += [f"s{set_id} waits: {words}" for words in find_obstacles(database, settings, first_id)]
     return SubmittedSet(set_id, created, tuple(warnings))
 
 

@@ -32,7 +32,6 @@ from .choosing import (
 )
 from .continuation import begin_at
 from .database import Database
-from .dispatch import make_plan
 from .doorbell import Doorbell
 from .freezing import Frozen
 from .jobs import NewJob
@@ -203,8 +202,8 @@ def build(chosen: Chosen, request: Request, user: str, varied: Mapping[Place, An
     )
 
 
-def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: NewJob) -> Submitted:
-    """Insert the job, ring, and say at once what stands in its way."""
+def enqueue(database: Database, doorbell: Doorbell, new: NewJob) -> Submitted:
+    """Insert the job and ring; `find_obstacles` says what stands in its way."""
     with database.write() as connection:
         if jobs.find_same(connection, new) is None:
             check_allowed(connection, new)
@@ -219,10 +218,16 @@ def enqueue(database: Database, doorbell: Doorbell, settings: Settings, new: New
         warnings.append(
             f"{doorbell.problem}: job {job_id} is safe in the database and starts when a worker next looks there"
         )
+    return Submitted(job_id, created, tuple(warnings))
+
+
+def find_obstacles(database: Database, settings: Settings, job_id: int) -> list[str]:
+    """What stands in the way of a job and no time will cure, such as that no worker has as many devices."""
+    from .dispatch import make_plan
+
     with database.read() as connection:
         reasons = make_plan(connection, lease_s=settings.lease_s, only=job_id).reasons(job_id)
-    warnings += [f"job {job_id} waits: {reason.text}" for reason in reasons if reason.code in NEEDING_HELP]
-    return Submitted(job_id, created, tuple(warnings))
+    return [reason.text for reason in reasons if reason.code in NEEDING_HELP]
 
 
 def check_allowed(connection: Connection, new: NewJob, num_jobs: int = 1) -> None:

@@ -87,7 +87,7 @@ class Cluster:
         if not ring:
             with self.database.write() as connection:
                 return jobs.insert_job(connection, new)[0]
-        return enqueue(self.database, Doorbell(self.settings), self.settings, new).job_id
+        return enqueue(self.database, Doorbell(self.settings), new).job_id
 
     def job(self, job_id: int) -> RowMapping:
         with self.database.read() as connection:

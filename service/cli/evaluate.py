@@ -13,7 +13,7 @@ from dljobs.errors import UsageError
 from dljobs.service.durations import show_duration
 from dljobs.service.settings import Settings
 
-from .opening import database_of, doorbell_of, resolve_ids
+from .opening import database_of, doorbell_of, resolve_ids, warn
 from .options import checkpoint_option, device_option, job_argument, json_option
 from .output import print_fields, print_json, print_lines, say, show_number
 from .table import Column, print_table
@@ -119,8 +119,7 @@ def _on_worker(settings: Settings, *, job: str, checkpoint: str, data: str | Non
     with database_of(settings) as database:
         [job_id] = resolve_ids(database, (job,))
         submitted = evaluate_on_worker(database, doorbell_of(settings), settings, job_id, which=checkpoint, data=data)
-        for warning in submitted.warnings:
-            say(f"warning: {warning}")
+        warn(database, settings, submitted)
         title = f"job {submitted.job_id} submitted: evaluation of job {job_id}"
         if not wait:
             return Found("jobs", list_jobs(database, [submitted.job_id], lease_s=settings.lease_s), title, None)

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .output import say
+
 if TYPE_CHECKING:
     from dljobs.service.database import Database
     from dljobs.service.doorbell import Doorbell
     from dljobs.service.names import Target
     from dljobs.service.settings import Settings
+    from dljobs.service.submission import Submitted
 
 
 @contextmanager
@@ -37,6 +40,19 @@ def doorbell_of(settings: Settings) -> Doorbell:
 
     logging.getLogger("dljobs").addHandler(logging.NullHandler())
     return Doorbell(settings)
+
+
+def warn(database: Database, settings: Settings, submitted: Submitted) -> list[str]:
+    """Say what was odd about a submission and what stands in the way of its job; returns the same."""
+    from dljobs.service.submission import find_obstacles
+
+    warnings = list(submitted.warnings)
+    if submitted.created:
+        job_id = submitted.job_id
+        warnings += [f"job {job_id} waits: {words}" for words in find_obstacles(database, settings, job_id)]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return warnings
 
 
 def resolve_ids(database: Database, texts: Sequence[str]) -> list[int]:

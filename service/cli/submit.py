@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from dljobs.errors import UsageError
 
-from .opening import database_of, doorbell_of
+from .opening import database_of, doorbell_of, warn
 from .options import json_option, to_seconds, to_size
 from .output import print_fields, print_json, print_lines, say
 
@@ -175,23 +175,26 @@ def _request(options: dict[str, Any]) -> Request:
 
 def submit_new(settings: Settings, new: NewJob, *, as_json: bool, parsable: bool, wait: bool, follow: bool) -> int:
     """Insert the job, say so, and see it through to its end where that is wanted; returns the exit code."""
-    from dljobs.service.reports import list_jobs
     from dljobs.service.submission import enqueue
-    from dljobs.service.views import request_view
 
     with database_of(settings) as database:
-        submitted = enqueue(database, doorbell_of(settings), settings, new)
+        submitted = enqueue(database, doorbell_of(settings), new)
         if parsable:
             print_lines([str(submitted.job_id)])
         elif not as_json:
             _announce(submitted, new, to_stdout=not follow)
-        for warning in submitted.warnings:
-            say(f"warning: {warning}")
+        warnings = warn(database, settings, submitted)
+        if not (wait or follow or as_json):
+            return 0
+        from dljobs.service.reports import list_jobs
+
         [job] = list_jobs(database, [submitted.job_id], lease_s=settings.lease_s)
         if wait or follow:
             job = _see_it_end(database, job, new, lease_s=settings.lease_s, follow=follow)
     if as_json:
-        about = {"created": submitted.created, "warnings": list(submitted.warnings), "dry_run": False}
+        from dljobs.service.views import request_view
+
+        about = {"created": submitted.created, "warnings": warnings, "dry_run": False}
         print_json("submission", {**about, "job": job, "request": request_view(new)})
     return (job["exit_code"] or 0) if wait or follow else 0
 

@@ -9,7 +9,7 @@ import click
 from dljobs.errors import ExitCode
 from dljobs.service.settings import Settings
 
-from .opening import database_of, doorbell_of
+from .opening import database_of, doorbell_of, warn
 from .options import json_option, timeout_option
 from .output import print_json, print_lines, say, show_number
 
@@ -41,10 +41,9 @@ def verify(settings: Settings, *, job: str, steps: int | None, timeout: float | 
     with database_of(settings) as database:
         new = prepare_verification(database, job, steps, settings.user)
         assert new.beginning is not None
-        submitted = enqueue(database, doorbell_of(settings), settings, new)
+        submitted = enqueue(database, doorbell_of(settings), new)
         say(f"job {submitted.job_id} submitted: {new.name}")
-        for warning in submitted.warnings:
-            say(f"warning: {warning}")
+        warn(database, settings, submitted)
         ended = wait_until_ended(database, [submitted.job_id], lease_s=settings.lease_s, timeout_s=timeout)
         if code := first_failure(ended):
             return code

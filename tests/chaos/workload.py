@@ -107,7 +107,7 @@ class Workload:
             self._pending = self._request(kind or self._chooser.choice(list(KINDS)))
         cluster = self._site.cluster
         new = prepare(self._pending, user="chaos")
-        job_id = enqueue(cluster.database, self._bell, cluster.settings, new).job_id
+        job_id = enqueue(cluster.database, self._bell, new).job_id
         self._pending = None
         return job_id
 

@@ -148,13 +148,13 @@ def test_a_jobs_whole_life(roles: Roles, tmp_path: Path) -> None:
     """Submitted, changed, looked at and measured by a client; run by a worker."""
     own = tmp_path / "net.py"
     own.write_text("from torch import nn\n\n\ndef net(in_features: int, num_classes: int) -> nn.Module:\n    ...\n")
-    settings, doorbell = roles.settings("client"), Doorbell(roles.settings("client"))
+    doorbell = Doorbell(roles.settings("client"))
     with roles.open("client") as client, roles.open("worker") as worker:
         world = World(worker, roles.settings("worker"))
         world.worker()
 
         def submit(request: Request) -> int:
-            return enqueue(client, doorbell, settings, prepare(request, "ada")).job_id
+            return enqueue(client, doorbell, prepare(request, "ada")).job_id
 
         first = submit(Request("lenet"))
         second = submit(Request(f"{own}:net", after=(str(first),)))
@@ -207,9 +207,7 @@ def test_a_viewer_reads(roles: Roles) -> None:
         with viewer.read() as connection:
             registration.list_workers(connection)
         with pytest.raises(NotAllowed):
-            enqueue(
-                viewer, Doorbell(roles.settings("viewer")), roles.settings("viewer"), prepare(Request("lenet"), "x")
-            )
+            enqueue(viewer, Doorbell(roles.settings("viewer")), prepare(Request("lenet"), "x"))
 
 
 def test_a_backup_is_restored_whole(roles: Roles, postgres_server: PostgresServer, tmp_path: Path) -> None:
@@ -233,7 +231,7 @@ def test_a_backup_is_restored_whole(roles: Roles, postgres_server: PostgresServe
         schema.check(client)
         artifacts.ArtifactStore(client).fetch(weights["id"], tmp_path / "after")
         new = prepare(Request("lenet"), "ada")
-        assert enqueue(client, Doorbell(restored.settings("client")), restored.settings("client"), new).job_id > job_id
+        assert enqueue(client, Doorbell(restored.settings("client")), new).job_id > job_id
     assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
 
 

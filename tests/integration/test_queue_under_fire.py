@@ -55,7 +55,7 @@ def submit(cluster: Cluster, bell: Doorbell, chooser: random.Random) -> int:
 
     size = chooser.choice(SIZES)
     new = prepare(Request("lenet", num_devices=size, sets=["epochs=1", "max_steps=2"]), user="tester")
-    return enqueue(cluster.database, bell, cluster.settings, new).job_id
+    return enqueue(cluster.database, bell, new).job_id
 
 
 def num_active(database: Database) -> int:

@@ -257,7 +257,7 @@ def test_a_replay_gives_the_weights_that_were_stored(cluster: Cluster, net: str)
     job_id = submit(cluster, net, "epochs=3", "keep_checkpoints_every=1", num_devices=2)
     cluster.wait_for_end(job_id)
     new = prepare_verification(cluster.database, f"{job_id}:step-8", 99, "ada")
-    by_job = enqueue(cluster.database, Doorbell(cluster.settings), cluster.settings, new).job_id
+    by_job = enqueue(cluster.database, Doorbell(cluster.settings), new).job_id
     assert cluster.wait_for_end(by_job)["state"] == "succeeded", cluster.log(by_job)
     [verdict] = list_verifications(cluster.database, job_id)
     assert (verdict["from_step"], verdict["to_step"], verdict["is_exact"]) == (8, 24, True)
@@ -267,7 +267,7 @@ def test_a_replay_gives_the_weights_that_were_stored(cluster: Cluster, net: str)
 
 def go_on(cluster: Cluster, reference: str, **training: Any) -> int:
     new = prepare_resumption(cluster.database, reference, Changes(training=training), "ada")
-    return enqueue(cluster.database, Doorbell(cluster.settings), cluster.settings, new).job_id
+    return enqueue(cluster.database, Doorbell(cluster.settings), new).job_id
 
 
 def digest_of(cluster: Cluster, job_id: int) -> str:

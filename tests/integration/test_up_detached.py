@@ -159,7 +159,7 @@ def test_up_after_a_power_cut_goes_on_by_itself(make_home: Homes, monkeypatch: p
     state = up_detached.start_detached(home.settings, options)
     database = schema.open_checked(home.settings)
     new = prepare(Request("lenet", sets=("epochs=20", "checkpoint_every_steps=10"), num_devices=2), user="ada")
-    job_id = enqueue(database, Doorbell(home.settings), home.settings, new).job_id
+    job_id = enqueue(database, Doorbell(home.settings), new).job_id
 
     def job() -> RowMapping:
         with database.read() as connection:

@@ -13,8 +13,7 @@ import pytest
 from tests.databases import settings_for
 
 HEAVY = {"torch", "torchvision", "numpy", "matplotlib", "alembic", "sklearn", "safetensors", "scipy", "PIL"}
-CELERY = {"celery", "kombu"}
-BROKER = CELERY | {"redis"}
+BROKER = {"celery", "kombu", "redis"}
 TERMINAL = {"rich"}
 DATABASE = {"sqlalchemy"}
 # What a client on SQLite that looks at finished jobs has no use for, in the order of what importing it costs.
@@ -62,9 +61,9 @@ def loaded_by(arguments: str, environment: dict[str, str]) -> tuple[int, set[str
         ("completion bash", 0, HEAVY | BROKER | TERMINAL | DATABASE),
         ("submit lenet --dry-run", 0, HEAVY | BROKER | TERMINAL),
         ("status", 0, HEAVY | BROKER | TERMINAL | UNUSED),  # as long as no job waits
-        ("submit lenet --gpus 2", 0, HEAVY | CELERY | TERMINAL),
+        ("submit lenet --gpus 2", 0, HEAVY | BROKER | TERMINAL),
         ("submit lenet --hold", 0, HEAVY | BROKER | TERMINAL),
-        ("cancel 1", 0, HEAVY | CELERY | TERMINAL),
+        ("cancel 1", 0, HEAVY | BROKER | TERMINAL),
         ("logs 1", 0, HEAVY | BROKER | TERMINAL),
         ("status --json", 0, HEAVY | BROKER | TERMINAL),
         ("show 1", 0, HEAVY | BROKER | TERMINAL),
