@@ -229,8 +229,4 @@ def events_of(folder: RunFolder, rank: int = 0, type_: str | None = None) -> lis
 
 def train_losses(folder: RunFolder) -> list[float]:
     """The training loss of each recorded step."""
-    return [
-        event["values"]["loss"]
-        for event in events_of(folder, type_="metrics")
-        if event["split"] == "train" and "loss" in event["values"]
-    ]
+    return [loss for event in events_of(folder, type_="losses") for loss in event["values"]]

@@ -18,7 +18,7 @@ from pathlib import Path
 from .channel import Event
 from .failure import is_users
 
-SIGNS = {"started", "stage", "plan", "first_step", "progress", "alive", "metrics"}
+SIGNS = {"started", "stage", "plan", "first_step", "progress", "alive", "metrics", "losses"}
 # A silence that is so many times as long as the longest of the last ones is no slow step any more.
 SLOWER = 10
 RECENT = 32

@@ -7,6 +7,7 @@ folder is the spool: nothing is lost, nothing arrives twice.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,10 +178,13 @@ def _memory_of(events: list[Event]) -> dict[str, Any]:
 
 
 def _points_of(events: list[Event]) -> list[Point]:
-    nan = float("nan")
-    return [
-        Point(event["step"], event["epoch"], event["split"], name, nan if value is None else value, event["at"])
-        for event in events
-        if event["type"] == "metrics"
-        for name, value in event["values"].items()
-    ]
+    points: list[Point] = []
+    for event in events:
+        if event["type"] == "losses":
+            pairs = zip(event["steps"], event["values"], strict=True)
+            points += [Point(step, event["epoch"], "train", "loss", value, event["at"]) for step, value in pairs]
+        elif event["type"] == "metrics":
+            where = (event["step"], event["epoch"], event["split"])
+            values = event["values"].items()
+            points += [Point(*where, name, math.nan if value is None else value, event["at"]) for name, value in values]
+    return points

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dljobs.errors import DataError, DljobsError, UsageError
+from dljobs.errors import DataError, UsageError
 from dljobs.models.data_record import DataRecord
 
 from .agreement import Agreement
@@ -27,7 +27,8 @@ from .checkpoint import Checkpoint, spec_digest
 from .compiling import compiled_if_right
 from .folder import RunFolder, RunRequest
 from .gradient import Gradient
-from .narration import epoch_line, running_loss_line, say
+from .loss_record import LossRecord, NonFiniteLoss
+from .narration import epoch_line, say
 from .optimizers import build_optimizer, learning_rate, set_learning_rate
 from .plan import Plan
 from .progress import Progress
@@ -38,13 +39,8 @@ from .strategies import Strategy
 from .weights import copy_to_host, digest, write_state_dict
 from .workload import evaluate_on_test, load_workload, scalars
 
-_MAX_POINTS = 2000  # recorded for the training loss of a run whose spec says nothing else
 _PROGRESS_EVERY_S = 1.0  # also of what only tells that the run is alive
 _KEPT_BYTES = 256 << 20  # how much the state_dicts of a run may take together before some epochs are passed over
-
-
-class NonFiniteLoss(DljobsError):
-    """The training has diverged."""
 
 
 class _Stop(Exception):
@@ -77,7 +73,8 @@ class Trainer:
         self.progress = Progress()
         self._follow(Plan.onward(self.training, self.batches, self.progress))
         self.until = StopRule(self.training.until, self.workload.data.task)
-        self.log_every = self.training.log_every or math.ceil(self.total_steps / _MAX_POINTS)
+        averaged, told = self.workload.loss.averaged, channel if strategy.rank == 0 else None
+        self.losses = LossRecord(self.training, self.until, self.total_steps, averaged=averaged, channel=told)
         folder = RunFolder(Path(request.folder))
         self.artifacts = ArtifactWriter(folder.artifacts, channel) if strategy.rank == 0 else None
         self.agreement = Agreement(
@@ -170,7 +167,8 @@ class Trainer:
         """Meet the other ranks: look at the losses, report, checkpoint if it is time; True if the run stops here."""
         is_first = not self._progress_at
         agreed = self.agreement.reach()
-        self._account(agreed.losses)
+        if why := self.losses.add(agreed.losses, self.progress, self.total_steps):
+            self._end_here(why)
         if is_first:
             self._emit("first_step")
         if time.monotonic() - self._progress_at >= _PROGRESS_EVERY_S or self.progress.step == self.total_steps:
@@ -188,45 +186,10 @@ class Trainer:
         self._flush()
         self._emit("stopped", step=self.progress.step, epoch=self.progress.epoch, reason=self.agreement.reason)
 
-    def _account(self, losses: list[tuple[float, int]]) -> None:
-        """Add up, judge and record the losses of the last steps, all of one epoch.
-
-        Raises:
-            NonFiniteLoss: before anything of them is saved.
-        """
-        progress = self.progress
-        for step, (total, num) in enumerate(losses, start=progress.step - len(losses) + 1):
-            value = total / num if self.workload.loss.averaged else total
-            if not math.isfinite(value):
-                raise NonFiniteLoss(
-                    f"loss is {value} at step {step} (epoch {progress.epoch})", hint=self._divergence_hint()
-                )
-            progress.loss_sum += total
-            progress.num_samples += num
-            self._tell_running_loss(step, value)
-            if why := self.until.judge_loss(progress, step, value):
-                self._end_here(why)
-            if step % self.log_every == 0 or step in {1, self.total_steps}:
-                self._emit("metrics", step=step, epoch=progress.epoch, split="train", values={"loss": value})
-
-    def _tell_running_loss(self, step: int, loss: float) -> None:
-        every, progress = self.training.print_every, self.progress
-        if not every:
-            return
-        progress.printed_sum += loss
-        step_in_epoch = progress.step_in_epoch - (progress.step - step)
-        if step_in_epoch % every == 0:
-            self._say(running_loss_line(progress.epoch, step_in_epoch, progress.printed_sum / every))
-            progress.printed_sum = 0.0
-
     def _end_here(self, why: str) -> None:
         """The training is over with the step that was last taken: what it still has to do is to end the epoch."""
         self.progress.ended = why
         self.total_steps, self.last_epoch = self.progress.step, self.progress.worked_epoch
-
-    def _divergence_hint(self) -> str:
-        clip = "" if self.training.clip_norm else ", or --set clip_norm=1"
-        return f"try a smaller --lr (it is {self.training.lr:g}){clip}; or the data hold values that are not finite"
 
     def _epoch_leaves_checkpoint(self) -> bool:
         """Whether the last step has ended an epoch that leaves a checkpoint."""
@@ -283,7 +246,7 @@ class Trainer:
         if spec.metric not in values:
             if result["loss"] is None:
                 where = f"after step {progress.step} (epoch {epoch})"
-                raise NonFiniteLoss(f"the test loss is not finite {where}", hint=self._divergence_hint())
+                raise NonFiniteLoss(f"the test loss is not finite {where}", self.training)
             known = ", ".join(sorted(values))
             raise UsageError(f"the metric {spec.metric!r} is not among the results of {spec.data}: {known}")
         value = values[spec.metric]

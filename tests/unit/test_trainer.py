@@ -25,10 +25,11 @@ from dljobs.workers import agreement, artifacts, trainer, weights, workload
 from dljobs.workers.channel import Control, EventWriter, write_control
 from dljobs.workers.checkpoint import Checkpoint
 from dljobs.workers.folder import RunFolder, RunRequest
+from dljobs.workers.loss_record import NonFiniteLoss
 from dljobs.workers.random_state import seed_all
 from dljobs.workers.sharding import Batches
 from dljobs.workers.strategies import SplitOverDevices, Strategy
-from dljobs.workers.trainer import NonFiniteLoss, Trainer
+from dljobs.workers.trainer import Trainer
 from dljobs.workers.workload import evaluate_on_test, run_evaluation
 from tests.small_jobs import (
     MODELS,
@@ -73,7 +74,7 @@ def run_here(request: RunRequest, strategy: type[Strategy] = Strategy) -> None:
 def test_a_run_tells_its_story_in_order(tmp_path: Path) -> None:
     folder = train(tmp_path / "run", epochs=2)
     events = events_of(folder)
-    told = [e["type"] for e in events if e["type"] not in {"metrics", "progress"}]
+    told = [e["type"] for e in events if e["type"] not in {"losses", "metrics", "progress"}]
     assert told == ["stage", "plan", "stage", "first_step", *["artifact", "artifact"] * 2, "finished"]
     plan = next(e for e in events if e["type"] == "plan")
     assert (plan["total_steps"], plan["steps_per_epoch"], plan["epochs"]) == (8, 4, 2)
@@ -167,13 +168,12 @@ def test_keep_every_passes_over_epochs_but_not_over_the_best_and_the_last(tmp_pa
 )
 def test_recorded_steps(tmp_path: Path, changes: dict[str, Any], steps: list[int]) -> None:
     folder = train(tmp_path / "run", **changes)
-    metrics = events_of(folder, type_="metrics")
-    assert [e["step"] for e in metrics if "loss" in e["values"] and e["split"] == "train"] == steps
+    assert [step for e in events_of(folder, type_="losses") for step in e["steps"]] == steps
     assert events_of(folder, type_="finished")[0]["result"]["step"] == steps[-1]
 
 
 def test_points_are_thinned_out_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dljobs.workers.trainer._MAX_POINTS", 3)
+    monkeypatch.setattr("dljobs.workers.loss_record._MAX_POINTS", 3)
     assert len(train_losses(train(tmp_path / "run"))) == 4
 
 
@@ -190,6 +190,7 @@ def test_a_loss_that_is_not_finite_names_the_first_such_step(tmp_path: Path) -> 
     told = events_of(RunFolder(tmp_path / "run"))
     assert [e["name"] for e in told if e["type"] == "artifact"] == ["epoch-1", "step-4"]
     assert not [e for e in told if e["type"] in {"finished", "stopped"}]
+    assert len(train_losses(RunFolder(tmp_path / "run"))) == 5, "what was seen before it is on record"
 
 
 def test_an_unknown_metric_is_named(tmp_path: Path) -> None:
