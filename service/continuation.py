@@ -113,8 +113,10 @@ def checkpoints_of(connection: Connection, job: Row) -> list[RowMapping]:
 
     A job that continues another one falls back to the checkpoint it was made from, and to that job's earlier ones.
     """
-    own = list_artifacts(connection, job["id"], kind="checkpoint", from_run=job["first_resumable_run"])
-    found = newest_first(own)
+    found: list[RowMapping] = []
+    if job["num_runs"] > 1:  # else there is none of its own yet
+        own = list_artifacts(connection, job["id"], kind="checkpoint", from_run=job["first_resumable_run"])
+        found = newest_first(own)
     if job["resumed_from_artifact_id"] is not None:
         theirs = newest_first(list_artifacts(connection, job["resumed_from_job_id"], kind="checkpoint"))
         first = next((at for at, row in enumerate(theirs) if row["id"] == job["resumed_from_artifact_id"]), None)

@@ -6,13 +6,14 @@ It knows drivers and pragmas; it knows no table. Queries stand in the file of th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, Table, Update, bindparam, create_engine, event, make_url, text, update
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from dljobs.errors import DatabaseFull, NotAllowed, Unreachable, UsageError
@@ -168,6 +169,21 @@ def in_batches(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     """As many of them at a time as one statement may well name."""
     for start in range(0, len(ids), IDS_AT_ONCE):
         yield ids[start : start + IDS_AT_ONCE]
+
+
+def update_each(connection: Connection, table: Table, changes: Mapping[int, Mapping[str, Any]]) -> None:
+    """Give each of these rows, by id, its own new values: a statement for all that change the same columns."""
+    by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row_id, values in changes.items():
+        by_columns.setdefault(tuple(values), []).append({"of_row": row_id, **values})
+    for columns, rows in by_columns.items():
+        connection.execute(_update_by_id(table, columns), rows)
+
+
+@lru_cache(maxsize=256)
+def _update_by_id(table: Table, columns: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {name: bindparam(name) for name in columns}
+    return update(table).where(table.c.id == bindparam("of_row")).values(values)
 
 
 class Lock(IntEnum):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from sqlalchemy import Connection
-
-from dljobs.errors import DljobsError
 
 from . import jobs, ledger, preemption, runs
 from .database import Database, Lock, wait_for_lock
@@ -21,6 +18,19 @@ from .scheduling.planning import Plan, plan
 from .scheduling.reasons import Reason
 from .scheduling.rows import Placed
 from .snapshot import take_snapshot
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """The worker that dispatches: it has what falls to it without a doorbell.
+
+    Args:
+        take: called with its runs, which are claimed already, in the transaction that places them: what it reads of
+            them there cannot be lost in an outage.
+    """
+
+    worker_id: int
+    take: Callable[[Connection, Sequence[runs.RunKey]], None]
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,20 @@ class Planned:
 
 
 def dispatch(
-    database: Database, *, lease_s: float, notify: Callable[[Asked], object] | None = None
+    database: Database,
+    *,
+    lease_s: float,
+    notify: Callable[[Asked], object] | None = None,
+    claimant: Claimant | None = None,
 ) -> list[Dispatched]:
     """Place what can be placed now, and have runs go for what is more important.
 
     Args:
         notify: called for each run that is to go, once that is written; its worker sees it by itself, but later.
+        claimant: who takes its own parts at once.
+
+    Returns:
+        The parts that wait for their workers to claim them.
     """
     with database.read() as connection:
         if not jobs.has_queued(connection):
@@ -82,17 +100,20 @@ def dispatch(
         wait_for_lock(connection, Lock.SCHEDULING)
         planned = make_plan(connection, lease_s=lease_s)
         ledger.fold(connection, planned.plan.snapshot.now, planned.policy.half_life_s)
-        placed: list[Dispatched] = []
-        for placement in planned.placed:
-            with suppress(DljobsError):  # cancelled or held since the plan was made
-                key = runs.create_run(connection, placement.job_id, placement.parts, lease_s, placement.sharer)
-                placed += [Dispatched(key, planned.worker_names[part.worker_id]) for part in placement.parts]
+        mine = None if claimant is None else claimant.worker_id
+        # Without those that were cancelled or held since the plan was made.
+        keys = runs.create_runs(connection, planned.placed, lease_s, claimed_by=mine)
+        placed = [
+            (keys[each.job_id], part.worker_id) for each in planned.placed if each.job_id in keys for part in each.parts
+        ]
+        if claimant is not None and (taken := [key for key, worker_id in placed if worker_id == mine]):
+            claimant.take(connection, taken)
         asked = [each for decision in planned.plan.preempted for each in preemption.ask_to_go(connection, decision)]
         preemption.keep(connection, planned.plan.kept)
     if notify is not None:
         for each in asked:
             notify(each)
-    return placed
+    return [Dispatched(key, planned.worker_names[worker_id]) for key, worker_id in placed if worker_id != mine]
 
 
 def make_plan(connection: Connection, *, lease_s: float, only: int | None = None) -> Planned:

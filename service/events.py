@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, String, insert, literal, select
@@ -23,6 +24,12 @@ def record(
     """Write one event; `about` holds job_id, run_id and worker_id where they apply."""
     values: dict[str, Any] = {"kind": kind, "reason": reason, "actor": actor, **about}
     connection.execute(insert(events).values(at=now(), from_state=from_state, to_state=to_state, **values))
+
+
+def record_each(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write many events in their order; each row has the same columns as the others."""
+    if rows:
+        connection.execute(insert(events), rows)
 
 
 def record_all(

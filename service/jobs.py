@@ -1,7 +1,7 @@
 """Jobs: their rows, and how one moves from state to state.
 
-`move_job` and `move_jobs` are the only code that writes `jobs.state`; they ask the table in `states.py` and leave
-events.
+`move_job`, `move_jobs` and `move_locked` are the only code that writes `jobs.state`; they ask the table in `states.py`
+and leave events.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, String, and_, case, insert, literal, select, true, update
@@ -18,8 +18,8 @@ from sqlalchemy.exc import IntegrityError
 from dljobs.errors import DljobsError, NotFound, UsageError
 
 from .clock import now, read_now
-from .database import in_batches
-from .events import record, record_all
+from .database import in_batches, update_each
+from .events import record, record_all, record_each
 from .names import MAX_ID, Target, resolve
 from .scheduling.rows import ANYWHERE, Condition, Selector
 from .selectors import to_json
@@ -272,13 +272,58 @@ def move_job(
     if row is None:
         raise NotFound(f"there is no job {job_id}")
     was = JobState(row.state)
-    if to not in JOB_TRANSITIONS[was]:
-        raise DljobsError(f"job {job_id} is {was}: it cannot become {to}")
+    check_move(job_id, was, to)
     if to in ENDED_JOBS:
         values["ended_at"] = now()
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=to, reason=reason, **values))
     record(connection, "job", reason, actor=actor, from_state=was, to_state=to, job_id=job_id, run_id=run_id)
     return was
+
+
+@dataclass(frozen=True)
+class Move:
+    """Where a job goes whose row the caller has locked; `values` are for other columns."""
+
+    job_id: int
+    was: JobState
+    to: JobState
+    reason: str
+    run_id: int | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_move(job_id: int, was: JobState, to: JobState) -> None:
+    """Raise DljobsError if the table of transitions does not allow it."""
+    if to not in JOB_TRANSITIONS[was]:
+        raise DljobsError(f"job {job_id} is {was}: it cannot become {to}")
+
+
+def move_locked(connection: Connection, moves: Sequence[Move], moment: float, *, actor: str) -> None:
+    """As `move_job`, of many jobs to many states at one moment of the database's clock, in a few statements.
+
+    Raises:
+        DljobsError: the table of transitions does not allow one of them; nothing was changed.
+    """
+    for move in moves:
+        check_move(move.job_id, move.was, move.to)
+    update_each(
+        connection,
+        jobs,
+        {
+            move.job_id: {"state": move.to, "reason": move.reason, **move.values}
+            | ({"ended_at": moment} if move.to in ENDED_JOBS else {})
+            for move in moves
+        },
+    )
+    told = {"kind": "job", "actor": actor, "at": moment}
+    record_each(
+        connection,
+        [
+            {"job_id": move.job_id, "run_id": move.run_id, "reason": move.reason}
+            | {"from_state": move.was, "to_state": move.to, **told}
+            for move in moves
+        ],
+    )
 
 
 def move_jobs(

@@ -8,14 +8,21 @@ the leases it counts). So two schedulers cannot both win.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, Update, bindparam, func, insert, select, update
 
 from .clock import now
 from .scheduling.rows import Part
 from .states import LIVE_RUNS
 from .tables import devices, leases, run_parts, runs
+
+_COUNT = (
+    update(devices)
+    .where(devices.c.id == bindparam("of_device"))
+    .values(leased_percent=devices.c.leased_percent + bindparam("by", type_=Integer))
+)
 
 
 def new_token() -> str:
@@ -23,33 +30,36 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def acquire(
-    connection: Connection,
-    run_id: int,
-    parts: Sequence[Part],
-    token: str,
-    lease_s: float,
-    *,
-    percent: int = 100,
-    memory_bytes: int = 0,
-) -> None:
-    """Lease the devices of all parts to the run; an IntegrityError (one is taken) undoes the whole transaction.
+@dataclass(frozen=True)
+class NewLease:
+    """What a run is given: the devices of all its parts.
 
     Args:
         percent: how much of each of them.
         memory_bytes: how much of its memory is kept for the run, where it is shared.
     """
-    of_each = {"token": token, "percent": percent, "memory_bytes": memory_bytes}
+
+    run_id: int
+    token: str
+    parts: Sequence[Part]
+    percent: int = 100
+    memory_bytes: int = 0
+
+
+def acquire(connection: Connection, new: Sequence[NewLease], moment: float, lease_s: float) -> None:
+    """Lease devices to runs from now on; an IntegrityError (one is taken) undoes the whole transaction."""
     rows = [
-        {"run_id": run_id, "device_id": device_id, "node_rank": node_rank, **of_each}
-        for node_rank, part in enumerate(parts)
+        {"run_id": each.run_id, "device_id": device_id, "node_rank": node_rank, "token": each.token}
+        | {"percent": each.percent, "memory_bytes": each.memory_bytes}
+        | {"acquired_at": moment, "expires_at": moment + lease_s}
+        for each in new
+        for node_rank, part in enumerate(each.parts)
         for device_id in part.device_ids
     ]
-    # In their order, as in `release`: two that lock rows in opposite orders wait for each other.
-    for device_id in sorted(device_id for part in parts for device_id in part.device_ids):
-        device = update(devices).where(devices.c.id == device_id)
-        connection.execute(device.values(leased_percent=devices.c.leased_percent + percent))
-    connection.execute(insert(leases).values(acquired_at=now(), expires_at=now() + lease_s), rows)
+    _count(
+        connection, [(device_id, each.percent) for each in new for part in each.parts for device_id in part.device_ids]
+    )
+    connection.execute(insert(leases), rows)
 
 
 def renew(connection: Connection, worker_id: int, tokens: Iterable[str], lease_s: float) -> set[str]:
@@ -59,18 +69,29 @@ def renew(connection: Connection, worker_id: int, tokens: Iterable[str], lease_s
     """
     part = (run_parts.c.run_id == leases.c.run_id, run_parts.c.node_rank == leases.c.node_rank)
     is_mine = select(run_parts.c.run_id).where(*part, run_parts.c.worker_id == worker_id).exists()
-    live = update(leases).where(leases.c.token.in_(list(tokens)), leases.c.released_at.is_(None), is_mine)
+    live = _in_order(leases.c.token.in_(list(tokens)), is_mine)
     renewed = connection.execute(live.values(expires_at=now() + lease_s).returning(leases.c.token))
     return {row.token for row in renewed}
 
 
-def release(connection: Connection, run_id: int) -> None:
-    """Free the run's devices."""
-    held = update(leases).where(leases.c.run_id == run_id, leases.c.released_at.is_(None))
-    freed = connection.execute(held.values(released_at=now()).returning(leases.c.device_id, leases.c.percent)).all()
-    for row in sorted(freed, key=lambda row: int(row.device_id)):
-        device = update(devices).where(devices.c.id == row.device_id)
-        connection.execute(device.values(leased_percent=devices.c.leased_percent - row.percent))
+def release(connection: Connection, run_ids: Collection[int], moment: float) -> None:
+    """Free the devices of these runs."""
+    held = _in_order(leases.c.run_id.in_(run_ids)).values(released_at=moment)
+    freed = connection.execute(held.returning(leases.c.device_id, leases.c.percent))
+    _count(connection, [(row.device_id, -row.percent) for row in freed])
+
+
+def _in_order(*which: ColumnElement[bool]) -> Update:
+    """An update of live leases that locks them in one order: two that do it in opposite orders wait for each other."""
+    locked = select(leases.c.id).where(*which, leases.c.released_at.is_(None)).order_by(leases.c.id).with_for_update()
+    return update(leases).where(leases.c.id.in_(locked))
+
+
+def _count(connection: Connection, changes: Iterable[tuple[int, int]]) -> None:
+    """Add to what is leased of devices, or take from it: (device_id, percent) each."""
+    rows = [{"of_device": device_id, "by": percent} for device_id, percent in sorted(changes)]  # in one order, too
+    if rows:
+        connection.execute(_COUNT, rows)
 
 
 def expired_parts(connection: Connection) -> list[RowMapping]:
@@ -92,7 +113,7 @@ def expired_parts(connection: Connection) -> list[RowMapping]:
 
 def lock_if_expired(connection: Connection, run_id: int) -> bool:
     """Whether a lease of the run has still run out; until this transaction ends nobody renews it."""
-    # The run first, as `end_run` does: two that lock in opposite orders wait for each other.
+    # The run first, as `end_runs` does: two that lock in opposite orders wait for each other.
     connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
     held = select((leases.c.expires_at < now()).label("overdue"))
     locked = held.where(leases.c.run_id == run_id, leases.c.released_at.is_(None)).with_for_update()
@@ -114,10 +135,19 @@ def placement(connection: Connection, run_id: int) -> list[RowMapping]:
 
     Each with the `node_rank` of its part, the `percent` that are the run's, and the `kept_bytes` of a shared device.
     """
+    return placements(connection, [run_id]).get(run_id, [])
+
+
+def placements(connection: Connection, run_ids: Collection[int]) -> dict[int, list[RowMapping]]:
+    """As `placement`, of many runs."""
+    of_lease = (leases.c.run_id, leases.c.node_rank, leases.c.percent, leases.c.memory_bytes.label("kept_bytes"))
     query = (
-        select(devices, leases.c.node_rank, leases.c.percent, leases.c.memory_bytes.label("kept_bytes"))
+        select(devices, *of_lease)
         .join(leases, leases.c.device_id == devices.c.id)
-        .where(leases.c.run_id == run_id)
-        .order_by(leases.c.node_rank, devices.c.position)
+        .where(leases.c.run_id.in_(run_ids))
+        .order_by(leases.c.run_id, leases.c.node_rank, devices.c.position)
     )
-    return list(connection.execute(query).mappings())
+    found: dict[int, list[RowMapping]] = {}
+    for row in connection.execute(query).mappings():
+        found.setdefault(row["run_id"], []).append(row)
+    return found

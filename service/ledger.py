@@ -6,22 +6,20 @@ into one a user. What it costs to read does not grow with history.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select
 
-from .clock import now
 from .scheduling.usage import Spell, decayed_usage
-from .tables import ledger, runs
+from .tables import ledger
 
 FOLD_ABOVE = 200
 
 
-def add_run(connection: Connection, run_id: int, user: str, num_devices: float) -> None:
-    """Enter what a run, which ends now, has had since it was placed."""
-    created_at = select(runs.c.created_at).where(runs.c.id == run_id).scalar_subquery()
-    device_s = (now() - created_at) * num_devices
-    connection.execute(insert(ledger).values(user=user, device_s=device_s, begun_at=created_at, ended_at=now()))
+def add_spells(connection: Connection, spells: Iterable[Spell]) -> None:
+    """Enter what runs that end now have had since they were placed."""
+    connection.execute(insert(ledger), [dataclasses.asdict(spell) for spell in spells])
 
 
 def list_spells(connection: Connection) -> list[Spell]:

@@ -84,10 +84,11 @@ def list_ended(connection: Connection, limit: int, which: ColumnElement[bool] | 
     return list_newest(connection, states=ENDED_JOBS, which=which, limit=limit)
 
 
-def add_scores(connection: Connection, job_id: int, result: Mapping[str, Any]) -> None:
-    """Note what a job that succeeds has of each metric."""
+def add_scores(connection: Connection, results: Mapping[int, Mapping[str, Any]]) -> None:
+    """Note what jobs that succeed have of each metric; `results` are by job."""
     rows = [
         {"job_id": job_id, "metric": metric, "value": float(value)}
+        for job_id, result in results.items()
         for metric, value in result.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if len(metric) <= MAX_METRIC_LENGTH

@@ -7,35 +7,47 @@ through `ready_at` (its files are there, and it has joined the rendezvous), `sta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
-from .clock import now
 from .scheduling.rows import Part
 from .tables import leases, run_parts, runs, workers
 
 HEAD = 0  # the node rank of the part that has rank 0
 
 
-def add_parts(connection: Connection, run_id: int, parts: Sequence[Part]) -> None:
-    """Enter the parts of a new run, the head's first."""
+def add_parts(
+    connection: Connection, of_runs: Mapping[int, Sequence[Part]], claimed_at: float, claimed_by: int | None
+) -> None:
+    """Enter the parts of new runs, of each the head's first; those of worker `claimed_by` are claimed at once."""
     rows = [
-        {"run_id": run_id, "node_rank": node_rank, "worker_id": part.worker_id} for node_rank, part in enumerate(parts)
+        {"run_id": run_id, "node_rank": node_rank, "worker_id": part.worker_id}
+        | {"claimed_at": claimed_at if part.worker_id == claimed_by else None}
+        for run_id, parts in of_runs.items()
+        for node_rank, part in enumerate(parts)
     ]
     connection.execute(insert(run_parts), rows)
 
 
 def list_parts(connection: Connection, run_id: int) -> list[RowMapping]:
     """The parts of a run, the head's first, each with the names of its `worker` and `node`."""
+    return parts_by_run(connection, [run_id]).get(run_id, [])
+
+
+def parts_by_run(connection: Connection, run_ids: Collection[int]) -> dict[int, list[RowMapping]]:
+    """As `list_parts`, of many runs."""
     query = (
         select(run_parts, workers.c.name.label("worker"), workers.c.node)
         .join(workers, workers.c.id == run_parts.c.worker_id)
-        .where(run_parts.c.run_id == run_id)
-        .order_by(run_parts.c.node_rank)
+        .where(run_parts.c.run_id.in_(run_ids))
+        .order_by(run_parts.c.run_id, run_parts.c.node_rank)
     )
-    return list(connection.execute(query).mappings())
+    found: dict[int, list[RowMapping]] = {}
+    for row in connection.execute(query).mappings():
+        found.setdefault(row["run_id"], []).append(row)
+    return found
 
 
 def nodes_by_rank(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[str]]:
@@ -60,10 +72,10 @@ def write_part(connection: Connection, run_id: int, node_rank: int, **values: An
     connection.execute(update(run_parts).where(*mine).values(**values))
 
 
-def end_parts(connection: Connection, run_id: int) -> None:
-    """The run is over, and with it those of its parts that had not ended."""
-    live = (run_parts.c.run_id == run_id, run_parts.c.ended_at.is_(None))
-    connection.execute(update(run_parts).where(*live).values(ended_at=now()))
+def end_parts(connection: Connection, run_ids: Collection[int], moment: float) -> None:
+    """The runs are over, and with them those of their parts that had not ended."""
+    live = (run_parts.c.run_id.in_(run_ids), run_parts.c.ended_at.is_(None))
+    connection.execute(update(run_parts).where(*live).values(ended_at=moment))
 
 
 def ask_for_stop(connection: Connection, run_id: int, node_rank: int, why: str) -> None:

@@ -1,33 +1,27 @@
-"""Runs: one execution of a job each. How one is created, claimed, fenced, reported on and ended.
-
-`end_run` is the only place where the end of a run decides what becomes of its job.
-"""
+"""Runs: one execution of a job each. How they are created, claimed, fenced and moved; how they end is `ends.py`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from dljobs.errors import DljobsError, StaleToken
 
-from . import leases, ledger
-from .clock import now
-from .database import in_batches
-from .durations import show_duration
-from .events import record
-from .failures import LOST, WITHIN_RETRIES, FailureClass, decide
-from .jobs import get_job, move_job
-from .json_text import to_json
-from .pages import add_scores
-from .parts import HEAD, add_parts, end_parts
-from .scheduling.rows import Part, Sharer
+from . import leases
+from .clock import now, read_now
+from .database import in_batches, update_each
+from .events import record, record_each
+from .failures import FailureClass
+from .jobs import Move, get_job, move_locked
+from .parts import HEAD, add_parts
+from .scheduling.rows import Placed
 from .sizes import show_size
 from .spec import JobSpec
 from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
-from .tables import artifacts, jobs, run_parts, runs, workers
+from .tables import jobs, run_parts, runs
 
 
 @dataclass(frozen=True)
@@ -50,34 +44,60 @@ class RunKey:
     token: str
 
 
-def create_run(
-    connection: Connection, job_id: int, parts: Sequence[Part], lease_s: float, sharer: Sharer | None = None
-) -> RunKey:
-    """Give a queued job a run on the devices of these parts: run, leases and the job's move, all or nothing.
+def create_runs(
+    connection: Connection, placed: Sequence[Placed], lease_s: float, *, claimed_by: int | None = None
+) -> dict[int, RunKey]:
+    """Give queued jobs a run each on the devices of their parts: run, leases and the job's move, all or nothing.
 
     Args:
-        sharer: what it has of its only device, where that is not all of it.
+        claimed_by: the worker that dispatches; its parts are claimed at once.
 
-    Raises:
-        DljobsError: the job is no longer queued; nothing was changed.
+    Returns:
+        The runs, by job; without those of jobs that are no longer queued, for which nothing was changed.
     """
-    job = get_job(connection, job_id, lock=True)
-    if job["state"] != JobState.QUEUED:
-        raise DljobsError(f"job {job_id} is {job['state']}: it cannot be placed")
-    token = leases.new_token()
-    number = job["num_runs"] + 1
-    num_devices = sum(len(part.device_ids) for part in parts)
-    values = {"job_id": job_id, "number": number, "state": RunState.STARTING, "token": token}
-    values |= {"worker_id": parts[0].worker_id, "num_devices": num_devices}
-    created = insert(runs).values(created_at=now(), **values).returning(runs.c.id)
-    run_id = int(connection.execute(created).scalar_one())
-    add_parts(connection, run_id, parts)
+    wanted = select(jobs.c.id, jobs.c.state, jobs.c.num_runs).where(jobs.c.id.in_([each.job_id for each in placed]))
+    # In their order, so that two who lock many wait for each other instead of for ever.
+    locked = connection.execute(wanted.order_by(jobs.c.id).with_for_update()).all()
+    numbers = {row.id: row.num_runs + 1 for row in locked if row.state == JobState.QUEUED}
+    new = [each for each in placed if each.job_id in numbers]
+    if not new:
+        return {}
+    moment = read_now(connection)
+    rows = [
+        {"job_id": each.job_id, "number": numbers[each.job_id], "state": RunState.STARTING}
+        | {"worker_id": each.parts[0].worker_id, "num_devices": len(each.device_ids), "token": leases.new_token()}
+        | {"created_at": moment, "claimed_at": moment if each.parts[0].worker_id == claimed_by else None}
+        for each in new
+    ]
+    tokens = {row["job_id"]: row["token"] for row in rows}
+    made = connection.execute(insert(runs).returning(runs.c.id, runs.c.job_id), rows)
+    keys = {row.job_id: RunKey(row.id, tokens[row.job_id]) for row in made}
+    add_parts(connection, {keys[each.job_id].run_id: each.parts for each in new}, moment, claimed_by)
+    leases.acquire(connection, [_lease(keys[each.job_id], each) for each in new], moment, lease_s)
+    moves = [
+        Move(
+            each.job_id,
+            JobState.QUEUED,
+            JobState.STARTING,
+            f"run {numbers[each.job_id]} placed on {_show_devices(each)}",
+            keys[each.job_id].run_id,
+            {"num_runs": numbers[each.job_id]},
+        )
+        for each in new
+    ]
+    move_locked(connection, moves, moment, actor="scheduler")
+    return keys
+
+
+def _lease(key: RunKey, placed: Placed) -> leases.NewLease:
+    sharer = placed.sharer
     part = {"percent": sharer.percent, "memory_bytes": sharer.memory_bytes} if sharer else {}
-    leases.acquire(connection, run_id, parts, token, lease_s, **part)
-    where = f" of {len(parts)} nodes" if len(parts) > 1 else ""
-    reason = f"run {number} placed on {show_size(num_devices, sharer.percent if sharer else 100)}{where}"
-    move_job(connection, job_id, JobState.STARTING, actor="scheduler", reason=reason, run_id=run_id, num_runs=number)
-    return RunKey(run_id, token)
+    return leases.NewLease(key.run_id, key.token, placed.parts, **part)
+
+
+def _show_devices(placed: Placed) -> str:
+    where = f" of {len(placed.parts)} nodes" if len(placed.parts) > 1 else ""
+    return show_size(len(placed.device_ids), placed.sharer.percent if placed.sharer else 100) + where
 
 
 def claim(connection: Connection, key: RunKey, worker_id: int) -> bool:
@@ -114,117 +134,30 @@ def fenced_update(connection: Connection, key: RunKey, **values: Any) -> None:
 
 def mark_running(connection: Connection, key: RunKey, *, actor: str) -> None:
     """All ranks of the run have started."""
-    fenced_update(connection, key, started_at=now())
-    run = move_run(connection, key.run_id, RunState.RUNNING, actor=actor, reason="all ranks started")
-    values: dict[str, Any] = {}
-    if get_job(connection, run["job_id"])["started_at"] is None:
-        values["started_at"] = now()
-    reason = f"run {run['number']} is training"
-    move_job(connection, run["job_id"], JobState.RUNNING, actor=actor, reason=reason, run_id=key.run_id, **values)
+    fenced_update(connection, key)
+    run = get_run(connection, key.run_id)
+    job = get_job(connection, run["job_id"], lock=True)
+    begin_runs(connection, [run], {job["id"]: job}, read_now(connection), actor=actor)
 
 
-def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str, token: str | None = None) -> JobState:
-    """End a live run, release its devices and decide what becomes of its job; returns the job's new state.
-
-    Args:
-        token: the worker's token; None for the sweep, which ends runs whose worker is gone.
-
-    Raises:
-        StaleToken: the run has already ended, or the token is not its own; nothing was changed.
-    """
-    run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one_or_none()
-    if run is None or RunState(run["state"]) not in LIVE_RUNS or token not in (None, run["token"]):
-        raise StaleToken(f"run {run_id} has already ended or belongs to another worker")
-    job = connection.execute(select(jobs).where(jobs.c.id == run["job_id"]).with_for_update()).mappings().one()
-    end = _decide_end(connection, job, run, outcome)
-    move_run(
-        connection,
-        run_id,
-        end.run_state,
-        actor=actor,
-        reason=outcome.reason,
-        decision=end.decision,
-        evidence_json=_to_json(outcome.evidence),
-        failure_class=outcome.failure,
-        error_json=_to_json(outcome.error),
-        result_json=_to_json(outcome.result),
-    )
-    end_parts(connection, run_id)
-    if run["preempted_for_id"] is not None and end.job_state is JobState.QUEUED:
-        end.changes["num_preempted"] = job["num_preempted"] + 1
-    leases.release(connection, run_id)
-    ledger.add_run(connection, run_id, job["user"], run["num_devices"] * job["share_percent"] / 100)
-    move_job(connection, job["id"], end.job_state, actor=actor, reason=end.reason, run_id=run_id, **end.changes)
-    return end.job_state
-
-
-@dataclass(frozen=True)
-class _End:
-    """What follows from a run's end."""
-
-    run_state: RunState
-    job_state: JobState
-    reason: str  # why the job is in its new state
-    decision: str  # what was decided on the job, for the run's row
-    changes: dict[str, Any]  # other columns of the job
-
-
-def _decide_end(connection: Connection, job: RowMapping, run: RowMapping, outcome: Outcome) -> _End:
-    failure = outcome.failure
-    if failure is None:
-        add_scores(connection, job["id"], outcome.result or {})
-        done = {"result_json": _to_json(outcome.result), "failure_class": None}
-        return _End(RunState.SUCCEEDED, JobState.SUCCEEDED, outcome.reason, "", done)
-    if job["cancel_requested_at"] is not None:
-        asked = {"failure_class": FailureClass.CANCELLED}
-        return _End(RunState.CANCELLED, JobState.CANCELLED, outcome.reason, "cancelled: somebody asked", asked)
-    if job["prune_reason"] is not None:
-        pruned = {"failure_class": FailureClass.PRUNED}
-        why = "pruned: it fell behind the other trials of its set"
-        return _End(RunState.CANCELLED, JobState.CANCELLED, job["prune_reason"], why, pruned)
-    num_lost = 0 if _has_checkpoint(connection, run["id"]) else job["num_lost"]
-    verdict = decide(
-        failure,
-        num_retries=job["num_retries"],
-        max_retries=job["max_retries"],
-        num_lost=num_lost,
-        was_refused=outcome.was_refused,
-    )
-    is_lost = failure in LOST and not outcome.was_refused
-    changes: dict[str, Any] = {"num_lost": num_lost + is_lost if is_lost or outcome.was_refused else 0}
-    if not verdict.requeue:
-        because = verdict.because
-        if failure in LOST:
-            because += f": {_tell_lost(connection, job['id'], changes['num_lost'], outcome)}"
-        reason = f"{outcome.reason} ({because})" if because else outcome.reason
-        decision = f"the job failed: {because or 'a fault of this class is not tried again'}"
-        return _End(RunState.FAILED, JobState.FAILED, reason, decision, {**changes, "failure_class": failure})
-    how = "for free"
-    if failure in WITHIN_RETRIES:
-        changes["num_retries"] = job["num_retries"] + 1
-        how = f"retry {changes['num_retries']} of {job['max_retries']}"
-    changes["eligible_at"] = now() + verdict.delay_s if verdict.delay_s else None
-    decision = f"queued again, {how}" + (f", after {show_duration(verdict.delay_s)}" if verdict.delay_s else "")
-    return _End(RunState.REQUEUED, JobState.QUEUED, f"queued again: {outcome.reason}", decision, changes)
-
-
-def _has_checkpoint(connection: Connection, run_id: int) -> bool:
-    """Whether the run got somewhere: it stored a checkpoint of its own."""
-    of_run = (artifacts.c.run_id == run_id, artifacts.c.kind == "checkpoint", artifacts.c.state == "complete")
-    return connection.execute(select(artifacts.c.id).where(*of_run).limit(1)).first() is not None
-
-
-def _tell_lost(connection: Connection, job_id: int, num: int, outcome: Outcome) -> str:
-    """The last `num` runs of a job, of which the newest is ending: where each one was, and what became of it."""
-    newest_first = (
-        select(runs.c.number, runs.c.failure_class, workers.c.name)
-        .join(workers, workers.c.id == runs.c.worker_id)
-        .where(runs.c.job_id == job_id)
-        .order_by(runs.c.number.desc())
-        .limit(num)
-    )
-    rows = reversed(list(connection.execute(newest_first)))
-    return ", ".join(f"run {row.number} on {row.name} ({row.failure_class or outcome.failure})" for row in rows)
+def begin_runs(
+    connection: Connection,
+    starting: Sequence[RowMapping],
+    job_of: Mapping[int, RowMapping],
+    moment: float,
+    *,
+    actor: str,
+) -> None:
+    """The ranks of these runs have started; their rows and those of their jobs are locked."""
+    run_moves, job_moves = [], []
+    for run in starting:
+        job, changes = job_of[run["job_id"]], {"started_at": moment}
+        run_moves.append(RunMove(run, RunState(run["state"]), RunState.RUNNING, "all ranks started", changes))
+        first = changes if job["started_at"] is None else {}
+        reason = f"run {run['number']} is training"
+        job_moves.append(Move(job["id"], JobState(job["state"]), JobState.RUNNING, reason, run["id"], first))
+    move_runs(connection, run_moves, moment, actor=actor)
+    move_locked(connection, job_moves, moment, actor=actor)
 
 
 def record_late_return(connection: Connection, run_id: int, *, actor: str) -> None:
@@ -258,25 +191,57 @@ def answer_checkpoint_request(connection: Connection, key: RunKey, up_to: float)
     connection.execute(update(runs).where(*asked).values(checkpoint_requested_at=None))
 
 
+@dataclass(frozen=True)
+class RunMove:
+    """Where a run (a row) goes that the caller has locked; `values` are for other columns."""
+
+    run: RowMapping
+    was: RunState
+    to: RunState
+    reason: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
 def move_run(
     connection: Connection, run_id: int, to: RunState, *, actor: str, reason: str, **values: Any
 ) -> RowMapping:
     """Move a run to state `to`, with `values` for its other columns, and record it. Returns the row as it was."""
     run = connection.execute(select(runs).where(runs.c.id == run_id).with_for_update()).mappings().one()
-    was = RunState(run["state"])
-    if to not in RUN_TRANSITIONS[was]:
-        raise DljobsError(f"run {run_id} is {was}: it cannot become {to}")
-    if to not in LIVE_RUNS:
-        values["ended_at"] = now()
-    connection.execute(update(runs).where(runs.c.id == run_id).values(state=to, reason=reason, **values))
-    about = {"job_id": run["job_id"], "run_id": run_id, "worker_id": run["worker_id"]}
-    record(connection, "run", reason, actor=actor, from_state=was, to_state=to, **about)
+    move_runs(connection, [RunMove(run, RunState(run["state"]), to, reason, values)], read_now(connection), actor=actor)
     return run
+
+
+def move_runs(connection: Connection, moves: Sequence[RunMove], moment: float, *, actor: str) -> None:
+    """As `move_run`, of many runs at one moment of the database's clock.
+
+    Raises:
+        DljobsError: the table of transitions does not allow one of them; nothing was changed.
+    """
+    changes, told = {}, []
+    for move in moves:
+        run_id = move.run["id"]
+        if move.to not in RUN_TRANSITIONS[move.was]:
+            raise DljobsError(f"run {run_id} is {move.was}: it cannot become {move.to}")
+        ended = {} if move.to in LIVE_RUNS else {"ended_at": moment}
+        changes[run_id] = {"state": move.to, "reason": move.reason, **move.values, **ended}
+        about = {"job_id": move.run["job_id"], "run_id": run_id, "worker_id": move.run["worker_id"]}
+        states = {"from_state": move.was, "to_state": move.to}
+        told.append({"kind": "run", "actor": actor, "at": moment, "reason": move.reason, **states, **about})
+    update_each(connection, runs, changes)
+    record_each(connection, told)
 
 
 def get_run(connection: Connection, run_id: int) -> RowMapping:
     """The run's row."""
     return connection.execute(select(runs).where(runs.c.id == run_id)).mappings().one()
+
+
+def jobs_of(connection: Connection, run_ids: Sequence[int]) -> list[RowMapping]:
+    """The rows of the jobs of these runs, each with its run's `run_id` and `run_number`."""
+    query = select(jobs, runs.c.id.label("run_id"), runs.c.number.label("run_number"))
+    return list(
+        connection.execute(query.join(runs, runs.c.job_id == jobs.c.id).where(runs.c.id.in_(run_ids))).mappings()
+    )
 
 
 def list_runs(connection: Connection, job_ids: Sequence[int]) -> list[RowMapping]:
@@ -321,7 +286,3 @@ def live_runs_of(connection: Connection, worker_id: int) -> list[RowMapping]:
         .where(run_parts.c.worker_id == worker_id, run_parts.c.ended_at.is_(None), runs.c.state.in_(LIVE_RUNS))
     )
     return list(connection.execute(query).mappings())
-
-
-def _to_json(value: dict[str, Any] | None) -> str | None:
-    return None if value is None else to_json(value)

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dljobs.errors import StaleToken
-
-from . import leases, registration, runs
+from . import ends, leases, registration, runs
 from .database import Database
+from .ends import End
 from .failures import FailureClass
 from .garbage import collect_garbage
 from .runs import Outcome
@@ -33,34 +32,28 @@ def expire_leases(database: Database, *, actor: str, is_judge: Callable[[], bool
     with database.read() as connection:
         if not leases.expired_parts(connection):
             return 0
-    num_ended = 0
+    found: dict[int, End] = {}
     with database.write() as connection:
         if not is_judge():
             return 0
         names = {row["id"]: row["name"] for row in registration.list_workers(connection)}
         for part in leases.expired_parts(connection):
-            # Look again under a lock: on Postgres its worker may have renewed since.
-            if not leases.lock_if_expired(connection, part["run_id"]):
+            # Look again under a lock: on Postgres its worker may have renewed since. A run ends once for all its parts.
+            if part["run_id"] in found or not leases.lock_if_expired(connection, part["run_id"]):
                 continue
             what = "went silent" if part["claimed_at"] is not None else "never took it up"
             name = names.get(part["worker_id"], "?")
             reason = f"worker {name} {what}: its lease ran out {part['overdue_s']:.0f} s ago"
-            with suppress(StaleToken):  # another part of it, which has ended it just now
-                runs.end_run(connection, part["run_id"], Outcome(FailureClass.NODE_LOST, reason), actor=actor)
-                num_ended += 1
-    return num_ended
+            found[part["run_id"]] = End(part["run_id"], Outcome(FailureClass.NODE_LOST, reason))
+        return len(ends.end_runs(connection, list(found.values()), actor=actor))
 
 
 def end_runs_of_restarted(database: Database, worker_id: int, *, actor: str) -> int:
     """A worker has just started again under its old name: what it ran before cannot be alive. Returns how many."""
-    num_ended = 0
+    outcome = Outcome(FailureClass.NODE_LOST, f"worker {actor} was restarted while the run was on it")
     with database.write() as connection:
-        for run in runs.live_runs_of(connection, worker_id):
-            outcome = Outcome(FailureClass.NODE_LOST, f"worker {actor} was restarted while the run was on it")
-            with suppress(StaleToken):
-                runs.end_run(connection, run["id"], outcome, actor=actor)
-                num_ended += 1
-    return num_ended
+        lost = [End(run["id"], outcome) for run in runs.live_runs_of(connection, worker_id)]
+        return len(ends.end_runs(connection, lost, actor=actor))
 
 
 def tidy(database: Database) -> None:

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from dljobs.service import jobs, logs, metrics, registration, runs
+from dljobs.service import ends, jobs, logs, metrics, registration, runs
 from dljobs.service.artifacts import ArtifactStore, Description
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
@@ -72,7 +72,7 @@ class World:
     def end(self, key: RunKey, failure: FailureClass | None = None, reason: str = "finished", **outcome: Any) -> None:
         """End the run."""
         with self.database.write() as connection:
-            runs.end_run(connection, key.run_id, Outcome(failure, reason, **outcome), actor="w1", token=key.token)
+            ends.end_run(connection, key.run_id, Outcome(failure, reason, **outcome), actor="w1", token=key.token)
 
     def succeed(self, key: RunKey, **result: Any) -> None:
         """End the run with a result."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import case
+from sqlalchemy import Connection, case
 
 from dljobs.errors import OUTAGES
 from dljobs.service import logs, metrics
@@ -30,10 +30,11 @@ from .folder import RunFolder
 from .judge import Judge
 
 SHIP_EVERY_S = 0.25
-URGENT = {"first_step", "error", "stopped", "finished"}  # somebody may be waiting for these
+URGENT = {"first_step", "error", "stopped"}  # somebody may be waiting for these
 RETRY_AFTER_S = 2.0
 MAX_BYTES_AT_ONCE = 1 << 20
 MAX_LINES_WAITING = 20_000
+MAX_WITH_THE_END = 200  # lines and events: the ends of other runs wait for them
 MAX_STAGE_LENGTH = 200
 
 
@@ -63,6 +64,11 @@ class Reports:
     def is_behind(self) -> bool:
         """Whether so much waits for the database that nothing more is read: it is safe in the files."""
         return len(self._lines) > MAX_LINES_WAITING
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what was read and is not in the database yet can go with the run's end."""
+        return self._judge is None and len(self._lines) + len(self._events) <= MAX_WITH_THE_END
 
     def say(self, line: str) -> None:
         """Add a line of the supervisor's own to the run's log."""
@@ -104,16 +110,7 @@ class Reports:
         num_lines = len(self._lines)  # `say` may add more from another thread
         try:
             with self._database.write() as connection:
-                spool = {"spool_json": json.dumps(self._read)}
-                if self._node_rank == HEAD:
-                    columns = {**spool, **_progress_of(self._events), **_memory_of(self._events)}
-                    fenced_update(connection, self._key, **columns)
-                else:
-                    fenced_update(connection, self._key, **_memory_of(self._events))
-                    write_part(connection, self._key.run_id, self._node_rank, **spool)
-                logs.add_lines(connection, self._key.run_id, self._lines[:num_lines])
-                points = _points_of(self._events)
-                metrics.add_points(connection, self._key.run_id, points)
+                points = self.write(connection, num_lines)
                 if self._judge is not None:
                     self._judge.look(connection, points)
         except OUTAGES:
@@ -125,6 +122,23 @@ class Reports:
         del self._lines[:num_lines]
         self._next_at = time.monotonic() + SHIP_EVERY_S
         return True
+
+    def write(self, connection: Connection, num_lines: int | None = None) -> list[Point]:
+        """Write what was read, in a transaction of the caller's, who knows whether it got through.
+
+        Raises:
+            StaleToken: the run is no longer this worker's: the whole transaction must be undone.
+        """
+        spool, columns = {"spool_json": json.dumps(self._read)}, _memory_of(self._events)
+        if self._node_rank == HEAD:
+            fenced_update(connection, self._key, **spool, **columns, **_progress_of(self._events))
+        else:
+            fenced_update(connection, self._key, **columns)
+            write_part(connection, self._key.run_id, self._node_rank, **spool)
+        logs.add_lines(connection, self._key.run_id, self._lines[:num_lines])
+        points = _points_of(self._events)
+        metrics.add_points(connection, self._key.run_id, points)
+        return points
 
     def _read_log(self, rank: int, *, final: bool) -> None:
         path = self._folder.log(rank)

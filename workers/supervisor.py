@@ -10,19 +10,22 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from dljobs.errors import OUTAGES, CorruptArtifact, DljobsError, NotFound, StaleToken
 from dljobs.service import evaluations, verifications
 from dljobs.service.artifacts import ArtifactStore, get_artifact
 from dljobs.service.clock import now
 from dljobs.service.database import Database
+from dljobs.service.ends import End
 from dljobs.service.failures import FailureClass
-from dljobs.service.runs import Outcome, RunKey, end_run, mark_running, record_late_return
+from dljobs.service.halving import Rule
+from dljobs.service.runs import Outcome, RunKey, mark_running, record_late_return
 from dljobs.service.settings import Settings
 from dljobs.service.source_files import extract_all
 from dljobs.service.spec import JobSpec
@@ -69,14 +72,15 @@ class Assignment:
     num_ranks: int  # of this part
     num_threads: int  # for each rank
     resume_from: list[RowMapping]  # checkpoints, in the order in which they are tried
+    halving: Rule | None = None  # of the set that it is a trial of
 
 
 class Supervisor:
-    """Runs one assignment in a thread of its own."""
+    """Sees one assignment through."""
 
     def __init__(
         self, assignment: Assignment, database: Database, launcher: Launcher, health: Health, *, actor: str,
-        settings: Settings, judge: Judge | None = None,
+        settings: Settings, write_end: Callable[[End], JobState], judge: Judge | None = None,
     ) -> None:  # fmt: skip
         self.assignment = assignment
         self.key = assignment.key
@@ -85,6 +89,7 @@ class Supervisor:
         self._launcher = launcher
         self._health = health
         self._actor = actor
+        self._write_end = write_end
         self._data_dir = settings.data_dir
         self._grace_s = settings.grace_s
         name = folder_name(self.key.run_id, self.key.token, assignment.node_rank, len(assignment.parts))
@@ -113,7 +118,6 @@ class Supervisor:
         self._abandoned = threading.Event()
         self._launch: Launch | None = None
         self._deadline = self._time_limit()
-        self.thread = threading.Thread(target=self._supervise, name=f"run-{self.key.run_id}", daemon=True)
 
     def request_stop(self, why: FailureClass, *, because: str = "", at_once: bool = False) -> None:
         """Ask the ranks to stop at a step they agree on; they are killed when the grace time is over.
@@ -146,7 +150,8 @@ class Supervisor:
         limit_s = self.assignment.job["time_limit_s"]
         return None if limit_s is None or not self._is_head else time.monotonic() + limit_s
 
-    def _supervise(self) -> None:
+    def run(self) -> None:
+        """From the folder to the end of the run; returns once its ranks are gone, and nothing of it lies around."""
         try:
             outcome = self._run_ranks()
             # All of it is in the database: once the job has ended, nothing of it lies around.
@@ -295,6 +300,8 @@ class Supervisor:
         """Take over what the ranks wrote, and say when they all run."""
         self._refuse_if_abandoned()
         self._reports.read()
+        if self._evidence.finished is not None and self._gang is None:
+            return  # the end comes at once, and brings it all
         if len(self._started_ranks) == len(self._ranks) and not self._is_marked_running and self._all_started():
             try:
                 with self._database.write() as connection:
@@ -314,9 +321,11 @@ class Supervisor:
         return self._gang.is_head and self._gang.all_started
 
     def _take_over_the_rest(self) -> None:
-        """The ranks are gone: bring all they left into the database, however long that takes."""
+        """The ranks are gone: take over all they left, however long that takes; the last of it goes with the end."""
         while True:
             is_more = self._reports.read(final=True)
+            if not is_more and self._uploads.is_idle and self._reports.is_small:
+                return
             is_shipped = self._reports.ship(force=True)
             if is_shipped and not is_more and self._uploads.is_idle:
                 return
@@ -379,18 +388,21 @@ class Supervisor:
                 self._evidence.stopped = event
 
     def _end(self, outcome: Outcome) -> None:
-        state = outlast(partial(self._write_end, outcome), f"run {self.key.run_id}", check=self._refuse_if_abandoned)
+        end = End(
+            self.key.run_id,
+            outcome,
+            self.key.token,
+            has_started=outcome.failure is None,
+            write_rest=partial(self._write_rest, outcome),
+        )
+        state = outlast(partial(self._write_end, end), f"run {self.key.run_id}", check=self._refuse_if_abandoned)
         logger.info("run %s ended: %s; the job is %s", self.key.run_id, outcome.reason, state)
 
-    def _write_end(self, outcome: Outcome) -> JobState:
-        with self._database.write() as connection:
-            if not self._is_marked_running and outcome.failure is None:
-                mark_running(connection, self.key, actor=self._actor)
-            state = end_run(connection, self.key.run_id, outcome, actor=self._actor, token=self.key.token)
-            if outcome.failure is None:
-                evaluations.add_of_job(connection, self.assignment.job, outcome.result or {})
-                verifications.add_of_job(connection, self.assignment.job, outcome.result or {})
-        return state
+    def _write_rest(self, outcome: Outcome, connection: Connection) -> None:
+        self._reports.write(connection)
+        if outcome.failure is None and self.spec.kind in ("evaluate", "verify"):
+            evaluations.add_of_job(connection, self.assignment.job, outcome.result or {})
+            verifications.add_of_job(connection, self.assignment.job, outcome.result or {})
 
     def _kill_ranks(self) -> None:
         if self._launch is not None and not self._launch.wait(0):

@@ -11,19 +11,19 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, RowMapping
 
-from dljobs.errors import OUTAGES, DljobsError, SchemaMismatch, StaleToken
+from dljobs.errors import OUTAGES, DljobsError, SchemaMismatch
 from dljobs.service import leases, nodes, preemption, registration, runs, schema, sweep
 from dljobs.service.continuation import checkpoints_of
 from dljobs.service.database import Database
-from dljobs.service.dispatch import dispatch
+from dljobs.service.dispatch import Claimant, dispatch
 from dljobs.service.doorbell import Doorbell
+from dljobs.service.ends import End, end_runs
 from dljobs.service.failures import FailureClass
-from dljobs.service.jobs import get_job
-from dljobs.service.parts import list_parts
+from dljobs.service.parts import parts_by_run
 from dljobs.service.policy import write_policy
 from dljobs.service.preemption import Asked
 from dljobs.service.process_mark import ProcessMark
@@ -31,9 +31,10 @@ from dljobs.service.pruning import rule_of
 from dljobs.service.registration import Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
-from dljobs.service.states import WorkerState
+from dljobs.service.states import JobState, WorkerState
 
 from .contact import Contact
+from .ends import Ends
 from .folder import FOLDERS
 from .health import Health, make_checks
 from .judge import Judge
@@ -65,6 +66,7 @@ class Worker:
         )
         self._supervisors: dict[int, Supervisor] = {}
         self._lock = threading.Lock()  # guards the dict above
+        self._ends = Ends(database, actor=self.name)
         self._scheduling = threading.Lock()
         self._schedule_again = threading.Event()
         self._is_draining = False
@@ -93,15 +95,34 @@ class Worker:
         while self._schedule_again.is_set():
             if not self._scheduling.acquire(blocking=False):
                 return  # the holder sees the flag
+            failure = None
             try:
                 self._schedule_again.clear()
-                for placed in dispatch(self._database, lease_s=self._settings.lease_s, notify=self._tell):
-                    if placed.worker_name == self.name:
-                        self.execute(placed.key)
-                    else:
-                        self._doorbell.ring_execute(placed.worker_name, placed.key)
+                self._ends.write()
+                self._dispatch()
+            except Exception as error:
+                failure = error
             finally:
                 self._scheduling.release()
+            # Not before it was released: whoever rings from then on takes the next round.
+            if failure is not None and not self._schedule_again.is_set():
+                raise failure
+
+    def _dispatch(self) -> None:
+        taken: list[Assignment] = []
+        claimant = Claimant(
+            self._registration.worker_id, lambda connection, keys: taken.extend(self._assign(connection, keys))
+        )
+        placed = dispatch(
+            self._database,
+            lease_s=self._settings.lease_s,
+            notify=self._tell,
+            claimant=None if self._is_draining else claimant,
+        )
+        for assignment in taken:
+            self._start(assignment)
+        for each in placed:
+            self._doorbell.ring_execute(each.worker_name, each.key)
 
     def _tell(self, asked: Asked) -> None:
         """A run is to go: its worker may be this one."""
@@ -119,23 +140,30 @@ class Worker:
                 logger.warning("refused a doorbell for run %s: nothing here waits under that id and token", key.run_id)
                 return False
             # With the claim: an outage between them would lose the run.
-            assignment = self._assign(connection, key)
-            judge = self._judge_of(connection, assignment.job)
+            [assignment] = self._assign(connection, [key])
+        return self._start(assignment)
+
+    def _start(self, assignment: Assignment) -> bool:
+        """Supervise a claimed run; False if it cannot be run here."""
+        key = assignment.key
         try:
-            supervisor = self._make_supervisor(assignment, judge)
+            supervisor = self._make_supervisor(assignment)
         except DljobsError as error:
             # Such as the spec of a newer release: another worker may know it.
             outcome = Outcome(FailureClass.NODE_LOST, f"worker {self.name} cannot run it: {error.message}")
-            with self._database.write() as connection:
-                runs.end_run(connection, key.run_id, outcome, actor=self.name, token=key.token)
+            self._ends.add(End(key.run_id, outcome, key.token))
+            self.schedule()
             return False
         with self._lock:
             self._supervisors[key.run_id] = supervisor
-        watcher = threading.Thread(target=self._see_through, args=[supervisor], daemon=True, name=f"watch-{key.run_id}")
-        watcher.start()
+        name = f"run-{key.run_id}"
+        threading.Thread(target=self._see_through, args=[supervisor], daemon=True, name=name).start()
+        if self._is_draining:  # since it was claimed
+            supervisor.request_stop(FailureClass.PREEMPTED)
         return True
 
-    def _make_supervisor(self, assignment: Assignment, judge: Judge | None) -> Supervisor:
+    def _make_supervisor(self, assignment: Assignment) -> Supervisor:
+        job, rule = assignment.job, assignment.halving
         return Supervisor(
             assignment,
             self._database,
@@ -143,12 +171,18 @@ class Worker:
             self._health,
             actor=self.name,
             settings=self._settings,
-            judge=judge,
+            write_end=self._write_end,
+            judge=None if rule is None else Judge(job["set_id"], rule, self._ring_attend),
         )
 
-    def _judge_of(self, connection: Connection, job: RowMapping) -> Judge | None:
-        rule = rule_of(connection, job["set_id"])
-        return None if rule is None else Judge(job["set_id"], rule, self._ring_attend)
+    def _write_end(self, end: End) -> JobState:
+        """Write the end of a run together with others that have just come, and place what its devices are free for."""
+        written = self._ends.add(end)
+        try:
+            self.schedule()
+        except Exception as error:
+            logger.warning("could not place the next job: %s", error, exc_info=not isinstance(error, DljobsError))
+        return written.result()
 
     def _ring_attend(self, worker_name: str, run_id: int) -> None:
         if worker_name == self.name:
@@ -192,7 +226,7 @@ class Worker:
             )
         self._contact.made()
         for token, supervisor in mine.items():
-            if token not in valid and supervisor.thread.is_alive():
+            if token not in valid:
                 supervisor.abandon()
         if not is_current:
             self.replaced.set()
@@ -280,10 +314,11 @@ class Worker:
         """Runs that were placed here just before the drain go back in the queue at once."""
         try:
             with self._database.write() as connection:
-                for key in runs.unclaimed_keys(connection, self._registration.worker_id):
-                    outcome = Outcome(FailureClass.PREEMPTED, f"worker {self.name} is draining")
-                    runs.end_run(connection, key.run_id, outcome, actor=self.name, token=key.token)
-        except (*OUTAGES, StaleToken) as error:
+                outcome = Outcome(FailureClass.PREEMPTED, f"worker {self.name} is draining")
+                waiting = runs.unclaimed_keys(connection, self._registration.worker_id)
+                unclaimed = [End(key.run_id, outcome, key.token) for key in waiting]
+                end_runs(connection, unclaimed, actor=self.name)
+        except OUTAGES as error:
             logger.warning("could not give back what waits: %s", error)
 
     def stop_at_once(self) -> None:
@@ -305,12 +340,19 @@ class Worker:
         except DljobsError as error:
             logger.warning("could not say that the worker is %s: %s", state, error)
 
-    def _assign(self, connection: Connection, key: RunKey) -> Assignment:
-        run = runs.get_run(connection, key.run_id)
-        job = get_job(connection, run["job_id"])
-        parts = list_parts(connection, key.run_id)
-        placed = leases.placement(connection, key.run_id)
-        resume_from = checkpoints_of(connection, job)
+    def _assign(self, connection: Connection, keys: Sequence[RunKey]) -> list[Assignment]:
+        """What is to be done here for runs that this worker has claimed."""
+        run_ids = [key.run_id for key in keys]
+        rows = {row["run_id"]: row for row in runs.jobs_of(connection, run_ids)}
+        parts, placed = parts_by_run(connection, run_ids), leases.placements(connection, run_ids)
+        return [
+            self._make_assignment(connection, key, rows[key.run_id], parts[key.run_id], placed[key.run_id])
+            for key in keys
+        ]
+
+    def _make_assignment(
+        self, connection: Connection, key: RunKey, job: RowMapping, parts: list[RowMapping], placed: list[RowMapping]
+    ) -> Assignment:
         node_rank = next(part["node_rank"] for part in parts if part["worker_id"] == self._registration.worker_id)
         devices = [device for device in placed if device["node_rank"] == node_rank]
         num_ranks = len(devices) if job["strategy"] == "ddp" else 1
@@ -319,22 +361,17 @@ class Worker:
         return Assignment(
             key=key,
             job=job,
-            run_number=run["number"],
+            run_number=job["run_number"],
             parts=parts,
             node_rank=node_rank,
             devices=devices,
             num_ranks=num_ranks,
             num_threads=max(1, int(cores / num_ranks)),
-            resume_from=resume_from,
+            resume_from=checkpoints_of(connection, job),
+            halving=rule_of(connection, job["set_id"]),
         )
 
     def _see_through(self, supervisor: Supervisor) -> None:
-        supervisor.thread.start()
-        supervisor.thread.join()
+        supervisor.run()
         with self._lock:
             self._supervisors.pop(supervisor.key.run_id, None)
-        # The devices are free: place the next job here and now, and let the others know.
-        try:
-            self.schedule()
-        except DljobsError as error:
-            logger.warning("could not place the next job: %s", error)

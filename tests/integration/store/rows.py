@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, select, update
 
-from dljobs.service import jobs, registration, runs, sets
+from dljobs.service import ends, jobs, registration, runs, sets
 from dljobs.service.axes import Axis
 from dljobs.service.clock import now
 from dljobs.service.database import Database
@@ -122,7 +122,7 @@ def run_it(database: Database, key: RunKey) -> None:
 def end(database: Database, key: RunKey, outcome: Outcome) -> JobState:
     """End a run as its worker does."""
     with database.write() as connection:
-        return runs.end_run(connection, key.run_id, outcome, actor="w1", token=key.token)
+        return ends.end_run(connection, key.run_id, outcome, actor="w1", token=key.token)
 
 
 def make_eligible(database: Database, job_id: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select
 
 from dljobs.errors import StaleToken
-from dljobs.service import leases, logs, metrics, runs, sweep
+from dljobs.service import ends, leases, logs, metrics, runs, sweep
 from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts
 from dljobs.service.cutting import BLOB_BYTES
 from dljobs.service.database import Database
@@ -147,7 +147,7 @@ def test_an_ended_run_cannot_end_again(database: Database) -> None:
     for outcome in (Outcome(None, "trained"), Outcome(FailureClass.NODE_LOST, "lost")):
         for token in (key.token, None):
             with pytest.raises(StaleToken), database.write() as connection:
-                runs.end_run(connection, key.run_id, outcome, actor="w1", token=token)
+                ends.end_run(connection, key.run_id, outcome, actor="w1", token=token)
     assert everything(database) == before
 
 

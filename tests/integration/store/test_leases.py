@@ -150,14 +150,14 @@ def test_many_sweeps_at_once_end_each_run_once(database: Database, database_sett
     assert len(requeues) == 20
 
 
-@pytest.mark.parametrize("where", ["expired_parts", "end_run"])
+@pytest.mark.parametrize("where", ["expired_parts", "end_runs"])
 def test_expiry_never_beats_a_renewal_that_came_first(
     database: Database, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """A renewal arrives at the worst moment of the sweep: it is either refused, or the run goes on."""
     _job, key = start(database)
     let_lease_run_out(database, key)
-    module = leases if where == "expired_parts" else sweep.runs
+    module = leases if where == "expired_parts" else sweep.ends
     true = getattr(module, where)
     calls = 0
     with ThreadPoolExecutor() as pool:
@@ -170,7 +170,7 @@ def test_expiry_never_beats_a_renewal_that_came_first(
         def late(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
-            if where == "end_run" and calls == 1:
+            if where == "end_runs" and calls == 1:
                 interrupt()
             answer = true(*args, **kwargs)
             if where == "expired_parts" and calls == 2:  # the first is only a look without a lock

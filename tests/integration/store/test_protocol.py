@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection, delete, select, update
 
 from dljobs.errors import DljobsError, StaleToken
-from dljobs.service import jobs, runs, sweep
+from dljobs.service import ends, jobs, runs, sweep
 from dljobs.service import leases as lease_store
 from dljobs.service.clock import now
 from dljobs.service.database import Database
@@ -152,7 +152,7 @@ class Protocol(RuleBasedStateMachine):
             with self.database.write() as connection:
                 if failure is None and self._state(connection, key) == RunState.STARTING:
                     runs.mark_running(connection, key, actor="worker")
-                runs.end_run(connection, key.run_id, Outcome(failure, "told"), actor="worker", token=key.token)
+                ends.end_run(connection, key.run_id, Outcome(failure, "told"), actor="worker", token=key.token)
             assert is_live, "a run ended twice"
         except StaleToken:
             assert not is_live
@@ -244,14 +244,14 @@ class Protocol(RuleBasedStateMachine):
             self.let_backoffs_pass()
             with self.database.write() as connection:
                 for run in runs.list_live(connection):
-                    runs.end_run(connection, run["id"], Outcome(FailureClass.PREEMPTED, "the end"), actor="worker")
+                    ends.end_run(connection, run["id"], Outcome(FailureClass.PREEMPTED, "the end"), actor="worker")
             for placed in dispatch(self.database, lease_s=LEASE_S):
                 with self.database.write() as connection:
                     run = runs.get_run(connection, placed.key.run_id)
                     assert runs.claim(connection, placed.key, run["worker_id"])
                     runs.mark_running(connection, placed.key, actor="worker")
                     done = Outcome(None, "trained")
-                    runs.end_run(connection, run["id"], done, actor="worker", token=placed.key.token)
+                    ends.end_run(connection, run["id"], done, actor="worker", token=placed.key.token)
         with self.database.read() as connection:
             states = set(connection.execute(select(job_table.c.state)).scalars())
             assert states <= {*ENDED_JOBS, JobState.HELD}

@@ -271,9 +271,9 @@ def test_a_scheduler_killed_before_its_commit_leaves_nothing(database: Database)
     job_id = submit(database)
     with pytest.raises(RuntimeError, match="killed"), database.write() as connection:
         placed = make_plan(connection, lease_s=LEASE_S).placed
-        from dljobs.service.runs import create_run
+        from dljobs.service.runs import create_runs
 
-        create_run(connection, placed[0].job_id, placed[0].parts, LEASE_S)
+        create_runs(connection, placed[:1], LEASE_S)
         raise RuntimeError("killed")
     assert job_row(database, job_id)["state"] == "queued"
     assert list(place_all(database)) == [job_id]

@@ -16,8 +16,8 @@ from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch, make_plan
 from dljobs.service.gpus import CUDA_CONTEXT_BYTES
 from dljobs.service.registration import DeviceInfo
-from dljobs.service.runs import Outcome, create_run
-from dljobs.service.scheduling.rows import Part, Selector, Sharer
+from dljobs.service.runs import Outcome, create_runs
+from dljobs.service.scheduling.rows import Part, Placed, Selector, Sharer
 from dljobs.service.sizes import Size
 from dljobs.service.snapshot import MEASURED_HEADROOM
 from dljobs.service.tables import devices, ledger
@@ -92,7 +92,7 @@ def test_two_schedulers_never_give_more_of_a_device_than_there_is(database: Data
         barrier.wait(10)
         try:
             with database.write() as connection:
-                create_run(connection, job_id, (Part(1, (1,)),), LEASE_S, Sharer(job_id, 60))
+                create_runs(connection, [Placed(job_id, (Part(1, (1,)),), Sharer(job_id, 60))], LEASE_S)
         except IntegrityError:
             return False
         return True
@@ -103,7 +103,7 @@ def test_two_schedulers_never_give_more_of_a_device_than_there_is(database: Data
     assert sorted(job_row(database, job_id)["state"] for job_id in ids) == ["queued"] * 3 + ["starting"]
     whole = submit(database)
     with pytest.raises(IntegrityError), database.write() as connection:
-        create_run(connection, whole, (Part(1, (1,)),), LEASE_S)
+        create_runs(connection, [Placed(whole, (Part(1, (1,)),))], LEASE_S)
     assert leased(database) == [60]
 
 
