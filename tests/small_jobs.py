@@ -1,6 +1,6 @@
 """Jobs small enough for tests: tiny data, tiny models, and models that misbehave, run by the real rank.
 
-`main` is an entry for `Launcher(entry=…)`: it reads `small_job.json` from the run's folder, puts the named model and
+`main` is an entry for a `Launcher`: it reads `small_job.json` from the run's folder, puts the named model and
 the tiny data in the zoo's place, and calls `rank.main`.
 """
 

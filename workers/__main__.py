@@ -64,7 +64,6 @@ def _run(settings: Settings, options: dict[str, object], ready_fd: int | None) -
     logger.info("workers of other nodes reach this one at %s", own_address(settings))
     life_sign = life_sign_of(settings.home, info.name)
     take_temporary()
-    # Before any other thread: the forkserver starts from a process that has only one.
     launcher = Launcher()
     launcher.warm()
     stopping = Stopping()
@@ -161,6 +160,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     logging.shutdown()
     sys.stderr.flush()
-    # The folder of the forkserver's socket, which a finalizer would remove.
+    # What `take_temporary` made, and a finalizer would remove.
     shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)
     os._exit(code)  # nothing is left to do, and tearing down the interpreter takes half a second

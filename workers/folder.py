@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib.metadata
 import json
 import os
 from collections.abc import Callable
@@ -21,6 +22,11 @@ from dljobs.service.spec import JobSpec
 RUN_VERSION = 1
 FOLDERS = "runs"  # in the service's home
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def release() -> str:
+    """Which dljobs is installed now, and writes or reads runs: another one may do it in another way."""
+    return f"{importlib.metadata.version('dljobs')} (runs of version {RUN_VERSION})"
 
 
 def folder_name(run_id: int, token: str, node_rank: int, num_parts: int) -> str:

@@ -1,52 +1,41 @@
-"""The launcher: starts the ranks of a run warm, with torchrun's own agent, and knows how each of them ended.
+"""The launcher: starts the ranks of a run warm, under torchrun's agent, and knows how each of them ended.
 
-It owns the forkserver, the agents' threads and the ranks' processes. It lives in the worker's process; it does not know
-what ranks compute, nor jobs, leases or databases.
-
-Why so: the agent must sit in the process that owns the forkserver, and the forkserver must stay single-threaded, so the
-agent runs in a plain thread here and ranks are forked there, from a process that has torch imported and CUDA untouched.
+It owns the agents' threads and the ranks' processes. It lives in the worker's process; it does not know what ranks
+compute, nor jobs, leases or databases, and leaves the forkserver, their parent, to its keeper.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.forkserver
-import multiprocessing.process
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, MultiprocessContext
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    SimpleElasticAgent,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
 
 from dljobs.errors import DljobsError
 
-from . import rank
 from .folder import RunFolder
+from .forkserver import Children, Killed
+from .keeper import Keeper
 from .rendezvous import Rendezvous, host
 
 log = logging.getLogger(__name__)
 
-MONITOR_INTERVAL_S = 0.02
-_TURN_S = 0.001  # torchrun sleeps this long before each look; ours waits for news instead
+RANK = f"{__package__}.rank:main"
 # After one rank has ended, the others get so long to write down what they noticed.
 LAST_WORDS_S = 1.0
-_PRELOAD = f"{__package__}.preload"
-# multiprocessing keeps its children in a set that any start() may poll from its own thread: two threads that read the
-# exit status of one rank at the same time make a success look like status 255.
-_start_lock = threading.Lock()
+_NO_PAUSE_S = 1e-6  # torchrun sleeps this long before each look; ours waits for news instead
 
 
 @dataclass(frozen=True)
@@ -71,9 +60,11 @@ class Launch:
         self.done = threading.Event()
         self.error: str | None = None  # the agent's own, such as no free port or no memory for a fork
         self._lock = threading.Lock()
-        self._processes: list[BaseProcess] = []
+        self._children: Children | None = None
+        self._pids: list[int] = []
         self._exits: list[RankExit] = []
         self._is_killed = False
+        self._left_at: float | None = None  # when the first rank did so without having returned; monotonic
 
     @property
     def exits(self) -> list[RankExit]:
@@ -85,7 +76,7 @@ class Launch:
     def pids(self) -> list[int]:
         """The ranks' processes in the order of ranks; empty until they are started."""
         with self._lock:
-            return [process.pid or 0 for process in self._processes]
+            return list(self._pids)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end of all ranks; False if some still run after `timeout_s`."""
@@ -96,64 +87,74 @@ class Launch:
         with self._lock:
             self._is_killed = True
             ended = {end.rank for end in self._exits}
-            for number, process in enumerate(self._processes, self.first_rank):
+            for number, pid in enumerate(self._pids, self.first_rank):
                 if number not in ended:
-                    _kill_session(process.pid)
+                    _kill_session(pid)
 
-    def _started(self, processes: Sequence[BaseProcess]) -> None:
+    def _start(self, keeper: Keeper, entry: str, environments: list[dict[str, str]]) -> None:
+        """Agent's thread only, like all below."""
+        self._children = keeper.fork(entry, str(self.folder.run_json), environments)
         with self._lock:
-            self._processes = list(processes)
+            self._pids = self._children.pids
             is_killed = self._is_killed
         if is_killed:
             self.kill()
 
-    def _look(self) -> bool:
-        """Note which ranks have ended, and end what they left behind. True once all have. Agent's thread only."""
+    def _await_news(self) -> bool:
+        """Wait until a rank ends; True once all have. The others do not long outlive one that has not returned."""
+        assert self._children is not None
+        due_s = None if self._left_at is None else self._left_at + LAST_WORDS_S - time.monotonic()
+        if due_s is not None and due_s <= 0:
+            self.kill()
+            due_s = None
+        end = self._children.read_end(due_s)
+        if end is not None:
+            self._note(end.number, end.exitcode)
+            if not end.has_returned and self._left_at is None:
+                self._left_at = time.monotonic()
+        return len(self._exits) == len(self._pids)
+
+    def _note(self, number: int, exitcode: int) -> None:
+        pid = self._pids[number]
         with self._lock:
-            ended = {end.rank for end in self._exits}
-            for number, process in enumerate(self._processes, self.first_rank):
-                if number not in ended and process.exitcode is not None:
-                    pid = process.pid or 0
-                    was_killed = self._is_killed and process.exitcode == -signal.SIGKILL
-                    self._exits.append(RankExit(number, pid, process.exitcode, time.time(), was_killed))
-                    _kill_session(pid, children_only=True)
-            return len(self._exits) == len(self._processes)
+            was_killed = self._is_killed and exitcode == -signal.SIGKILL
+            self._exits.append(RankExit(number + self.first_rank, pid, exitcode, time.time(), was_killed))
+        _kill_session(pid, children_only=True)
+
+    def _finish(self) -> None:
+        """Whatever became of the agent: no rank is left."""
+        if len(self._exits) < len(self._pids):
+            self.kill()
+        try:
+            while len(self._exits) < len(self._pids):
+                self._await_news()
+        except Killed:
+            told = {end.rank - self.first_rank for end in self._exits}
+            for number in set(range(len(self._pids))) - told:
+                self._note(number, -signal.SIGKILL)
+        if self._children is not None:
+            self._children.close()
+        self.done.set()
 
 
 class Launcher:
-    """Starts runs. One for a process: it owns the process's forkserver."""
+    """Starts runs. One for a process, unless they share a keeper."""
 
-    def __init__(self, entry: Callable[[str], None] = rank.main) -> None:
-        """`entry` is what each rank calls with the path of its `run.json`; a function that can be imported by name."""
+    def __init__(self, entry: str = RANK, keeper: Keeper | None = None) -> None:
+        """`entry`: what each rank calls with the path of its `run.json`, as "module:function"."""
         self._entry = entry
+        self.keeper = keeper or Keeper()
         self._launches: set[Launch] = set()
         self._lock = threading.Lock()
 
     def warm(self) -> None:
         """Start the forkserver and wait until it has imported everything (some seconds).
 
-        To be called in the main thread before any other is started; started later, it would hold up the first job.
-
         Raises:
             DljobsError: a module that every rank needs cannot be imported; the message holds the traceback.
         """
         _quieten_torchrun()
-        multiprocessing.set_forkserver_preload([_PRELOAD])
-        context = multiprocessing.get_context("forkserver")
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_report_preload, args=(theirs,), daemon=True)
-        process.start()
-        theirs.close()
-        try:
-            failures, zoo_failures = json.loads(ours.recv_bytes())
-        except EOFError:
-            raise DljobsError("the forkserver ended before it was ready", "its last words are in the log") from None
-        finally:
-            process.join()
-        for name, trace in failures.items():
-            raise DljobsError(f"ranks cannot start: importing {name} failed\n{trace}")
-        for name, trace in zoo_failures.items():
-            log.warning("%s cannot be imported, and jobs that need it will fail:\n%s", name, trace)
+        self.keeper.warm()
 
     def launch(
         self, folder: RunFolder, num_ranks: int, rendezvous: Rendezvous | None = None, *, first_rank: int = 0
@@ -180,107 +181,82 @@ class Launcher:
             launch.kill()
         for launch in launches:
             launch.wait(timeout_s)
-        multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        self.keeper.close()
 
     def _run(self, launch: Launch) -> None:
+        spec = WorkerSpec(
+            role="rank",
+            local_world_size=launch.num_ranks,
+            entrypoint=self._entry,
+            rdzv_handler=launch.rendezvous,
+            max_restarts=0,
+            monitor_interval=_NO_PAUSE_S,
+            local_addr=launch.rendezvous.address,
+        )
         try:
-            _supervise(launch, self._entry)
+            _Agent(spec, launch, self.keeper).run()
+        except DljobsError as error:
+            launch.error = error.message
+            log.warning("%s: %s", launch.folder.path.name, error.message)
         except BaseException as error:
             launch.error = f"{type(error).__name__}: {error}"
             log.exception("the agent of %s failed", launch.folder.path)
         finally:
-            launch.kill()
-            while not launch._look():
-                time.sleep(MONITOR_INTERVAL_S)
-            if launch.error is None and any(end.exitcode == 255 for end in launch.exits) and _forkserver_is_gone():
-                # Nobody was there to collect the ranks' own exit status.
-                launch.error = "the forkserver was killed, and all ranks with it"
             with self._lock:
                 self._launches.discard(launch)
-            launch.done.set()
+            launch._finish()
 
 
-class _NoLogs(LogsSpecs):
-    """Ranks redirect their own output. torchrun's default would make folders, and threads that take 0.1 s to end."""
+class _Agent(SimpleElasticAgent):
+    """torchrun's agent over the forkserver: it gives the ranks their numbers and environment, and awaits their end."""
 
-    @property
-    def root_log_dir(self) -> str:
-        return os.devnull
-
-    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        for environment in envs.values():
-            environment["TORCHELASTIC_ERROR_FILE"] = ""
-        return LogsDest(
-            stdouts=dict.fromkeys(envs, ""),
-            stderrs=dict.fromkeys(envs, ""),
-            tee_stdouts={},
-            tee_stderrs={},
-            error_files=dict.fromkeys(envs, os.devnull),
-            filtered_stdout="",
-            filtered_stderr="",
-        )
-
-
-class _Agent(LocalElasticAgent):
-    """torchrun's agent, which tells the launch what it started, and never waits for a rank that will not end."""
-
-    def __init__(self, spec: WorkerSpec, launch: Launch) -> None:
-        super().__init__(spec, _NoLogs(), start_method="forkserver")
+    def __init__(self, spec: WorkerSpec, launch: Launch, keeper: Keeper) -> None:
+        super().__init__(spec)
         self._launch = launch
+        self._keeper = keeper
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        with _start_lock:
-            pids: dict[int, Any] = super()._start_workers(worker_group)
-            processes = self._context().processes
-            for process in processes:
-                multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
-        self._launch._started(processes)
-        return pids
+        spec = worker_group.spec
+        environments = [
+            {
+                "RANK": str(worker.global_rank),
+                "LOCAL_RANK": str(worker.local_rank),
+                "GROUP_RANK": str(worker_group.group_rank),
+                "ROLE_RANK": str(worker.role_rank),
+                "ROLE_NAME": spec.role,
+                "WORLD_SIZE": str(worker.world_size),
+                "LOCAL_WORLD_SIZE": str(spec.local_world_size),
+                "GROUP_WORLD_SIZE": str(worker_group.group_world_size),
+                "ROLE_WORLD_SIZE": str(worker.role_world_size),
+                "MASTER_ADDR": str(worker_group.master_addr),
+                "MASTER_PORT": str(worker_group.master_port),
+                "TORCHELASTIC_RESTART_COUNT": "0",
+                "TORCHELASTIC_MAX_RESTARTS": str(spec.max_restarts),
+                "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
+                "TORCHELASTIC_USE_AGENT_STORE": str(spec.rdzv_handler.use_agent_store),
+                "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.getenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+            }
+            for worker in worker_group.workers
+        ]
+        self._launch._start(self._keeper, str(spec.entrypoint), environments)
+        return dict(enumerate(self._launch.pids))
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        """Let torchrun judge only what is over: it would wait 30 s for each rank that ignores SIGTERM."""
-        self._wait_for_news()
-        all_ended = self._launch._look()
-        exits = self._launch.exits
-        if exits and not all_ended:
-            if time.time() - exits[0].at > LAST_WORDS_S:
-                self._launch.kill()
+        if not self._launch._await_news():
             return RunResult(state=WorkerState.HEALTHY)
-        result: RunResult = super()._monitor_workers(worker_group)
-        if all_ended and result.state == WorkerState.HEALTHY:
-            # Every rank left with status 0 but without returning (a model that called os._exit): torchrun waits on.
+        exits = self._launch.exits
+        if any(end.exitcode for end in exits):
             return RunResult(state=WorkerState.FAILED)
-        return result
+        return RunResult(state=WorkerState.SUCCEEDED, return_values={end.rank: None for end in exits})
 
     def _exit_barrier(self) -> None:
         """No waiting for other nodes, which may be gone: their supervisors tell each other through the database."""
 
-    def _wait_for_news(self) -> None:
-        """Until a rank ends or returns, but no longer than torchrun's own interval. The order of ends is evidence."""
-        running = [process.sentinel for process in self._context().processes if process.exitcode is None]
-        context: Any = self._pcontext
-        returned = [] if self._launch.exits else [queue._reader for queue in context._ret_vals.values()]
-        multiprocessing.connection.wait([*running, *returned], MONITOR_INTERVAL_S)
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        """All have ended."""
 
-    def _context(self) -> Any:
-        assert isinstance(self._pcontext, MultiprocessContext)
-        assert self._pcontext._pc is not None
-        return self._pcontext._pc
-
-
-def _supervise(launch: Launch, entry: Callable[[str], None]) -> None:
-    """Run torchrun's agent in this thread until all ranks have ended."""
-    spec = WorkerSpec(
-        role="rank",
-        local_world_size=launch.num_ranks,
-        entrypoint=entry,
-        args=(str(launch.folder.run_json),),
-        rdzv_handler=launch.rendezvous,
-        max_restarts=0,
-        monitor_interval=_TURN_S,
-        local_addr=launch.rendezvous.address,
-    )
-    _Agent(spec, launch).run()
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGKILL, timeout: int = 0) -> None:
+        """The launch sees to it."""
 
 
 def _kill_session(pid: int | None, *, children_only: bool = False) -> None:
@@ -293,30 +269,6 @@ def _kill_session(pid: int | None, *, children_only: bool = False) -> None:
             os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _forkserver_is_gone() -> bool:
-    """Whether the forkserver has ended, or does so right now: its pipes close a little before."""
-    server: Any = multiprocessing.forkserver._forkserver
-    deadline = time.monotonic() + 1.0
-    while time.monotonic() < deadline:
-        try:
-            # WNOWAIT: multiprocessing wants to collect it itself before it starts another.
-            if os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                return True
-        except ChildProcessError:
-            return True
-        time.sleep(MONITOR_INTERVAL_S)
-    return False
-
-
-def _report_preload(answer: Connection) -> None:
-    """In a child of the forkserver: what its preloading could not import."""
-    preload = sys.modules.get(_PRELOAD)
-    untold = {_PRELOAD: "the forkserver passed over an ImportError"}
-    failures = (preload.failures, preload.zoo_failures) if preload else (untold, {})
-    answer.send_bytes(json.dumps(failures).encode())
-    answer.close()
 
 
 def _quieten_torchrun() -> None:

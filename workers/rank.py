@@ -1,24 +1,18 @@
 """A rank: one training process, from the fork to its last event.
 
 It owns the order of its first steps (nothing may be printed before the log is open, no CUDA before the devices are
-chosen, nothing at all before the process is sure to die with its parent) and of its last ones. What it trains is the
-trainer's.
+chosen) and of its last ones. That it dies with its worker is the forkserver's care, what it trains is the trainer's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
-import multiprocessing
-import multiprocessing.forkserver
-import multiprocessing.util
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,20 +24,16 @@ from .folder import RunFolder, RunRequest
 from .replay import Replay
 from .trainer import Trainer
 
-_PR_SET_PDEATHSIG = 1
-# Of the forkserver that preloaded this file; of the rank itself where it was started in another way.
-_LOADED_IN = os.getpid()
 # How long a rank that only noticed another one's end outlives it, so that the launcher sees the cause end first.
 _ECHO_DELAY_S = 0.2
 _SECRETS = ("DLJOBS_DATABASE_URL", "DLJOBS_REDIS_URL")
 
 
 def main(run_json: str) -> None:
-    """Run one rank; torchrun's agent calls it in a new process, with RANK and the like in the environment.
+    """Run one rank; the forkserver calls it in a new process, with RANK and the like of torchrun in the environment.
 
     Returns only after success. Any error ends the process with status 1, after its `error` event was written.
     """
-    _die_with_parent()
     request = RunRequest.read(Path(run_json))
     rank = int(os.environ.get("RANK", "0"))
     folder = RunFolder(Path(request.folder))
@@ -63,8 +53,6 @@ def main(run_json: str) -> None:
         # Not sys.exit: threads and children of a failed model could keep the process, and its device, for long.
         os._exit(1)
     channel.close()
-    # Runs first among all finalizers when multiprocessing ends this process: a teardown of torch costs 0.6 s.
-    multiprocessing.util.Finalize(None, _exit_at_once, exitpriority=1 << 30)
 
 
 def _run(request: RunRequest, channel: EventWriter) -> None:
@@ -85,33 +73,6 @@ def _run(request: RunRequest, channel: EventWriter) -> None:
     finally:
         if (peak := device_memory.peak_bytes(strategy.device)) is not None:
             channel.write("memory", peak_bytes=peak)
-
-
-def _die_with_parent() -> None:
-    """Make sure that this process ends when the worker does, however that ends."""
-    if os.getpid() != os.getsid(0):
-        os.setsid()  # its own session: the launcher kills this rank with all its children
-    _leave_forkserver_alone()
-    if sys.platform == "linux":
-        # The parent is the single-threaded forkserver, so this is not about a thread that may end.
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # The parent may have ended before that call.
-    was_forked = os.getpid() != _LOADED_IN
-    worker = multiprocessing.parent_process()
-    if (was_forked and os.getppid() != _LOADED_IN) or (worker is not None and not worker.is_alive()):
-        os._exit(1)
-
-
-def _leave_forkserver_alone() -> None:
-    """Close the pipe that keeps the forkserver alive as long as anyone holds it.
-
-    Each forked process inherits it, so without this the forkserver would outlive its worker until the last rank is
-    gone, and the ranks in turn, that are to die with the forkserver, would go on training for nobody.
-    """
-    server: Any = multiprocessing.forkserver._forkserver
-    if os.getpid() != _LOADED_IN and server._forkserver_alive_fd is not None:
-        os.close(server._forkserver_alive_fd)
-        server._forkserver_alive_fd = None
 
 
 def _redirect_output(log: Path) -> None:
@@ -142,10 +103,3 @@ def _write_to_log(text: str) -> None:
     with contextlib.suppress(OSError):  # the disk is full; the event says it all
         print(text, file=sys.stderr, flush=True)
         sys.stdout.flush()
-
-
-def _exit_at_once() -> None:
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(0)

@@ -1,7 +1,7 @@
 """The worker's folder for sockets and the like: named after the worker, so that one that was killed leaves none behind.
 
-multiprocessing would make a `pymp-…` of its own in TMPDIR, for the forkserver and for whatever the ranks start, and
-nobody could ever tell whose it was. It knows no run: what belongs to a run lies in the run's folder.
+multiprocessing would make a `pymp-…` of its own in TMPDIR for whatever the ranks start, and nobody could ever tell
+whose it was. It knows no run: what belongs to a run lies in the run's folder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from dljobs.service.process_mark import ProcessMark
 
@@ -20,7 +21,7 @@ _NAME = re.compile(rf"{_PREFIX}(?P<pid>\d+)-(?P<ticks>\d+)")
 
 
 def take_temporary() -> Path:
-    """Make this process's folder the one that multiprocessing uses, here and in all that it starts.
+    """Make this process's folder the one that multiprocessing uses, here and in the ranks.
 
     Folders of workers that are gone are removed: they were killed.
     """
@@ -31,9 +32,23 @@ def take_temporary() -> Path:
     # Short: a socket's path may have 108 characters, and TMPDIR may be deep.
     path = parent / f"{_PREFIX}{os.getpid()}-{_ticks(os.getpid())}"
     path.mkdir(mode=0o700, exist_ok=True)
-    config = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
-    config["tempdir"] = str(path)
+    use_temporary(str(path))
     return path
+
+
+def use_temporary(path: str | None) -> None:
+    """Have multiprocessing put what it needs in there; None: in a folder of its own."""
+    _config()["tempdir"] = path
+
+
+def used_temporary() -> str | None:
+    """The folder that multiprocessing was given, if it was."""
+    return _config().get("tempdir")
+
+
+def _config() -> dict[str, Any]:
+    config: dict[str, Any] = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
+    return config
 
 
 def _is_ownerless(path: Path) -> bool:

@@ -179,11 +179,10 @@ import os, sys, threading
 from pathlib import Path
 from dljobs.workers.folder import RunFolder
 from dljobs.workers.launcher import Launcher
-from tests import small_jobs
 
 if __name__ == "__main__":
     os.environ["DLJOBS_REDIS_URL"] = "redis://:secret@localhost"
-    launcher = Launcher(entry=small_jobs.main)
+    launcher = Launcher(entry="tests.small_jobs:main")
     launcher.warm()
     launch = launcher.launch(RunFolder(Path(sys.argv[1])), int(sys.argv[2]))
     launch.wait()

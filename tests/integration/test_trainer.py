@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from dljobs.service.spec import JobSpec, Training
-from dljobs.workers import rank
 from dljobs.workers.folder import RunFolder, RunRequest
 from dljobs.workers.launcher import Launcher
 from tests.small_jobs import NUM_TEST, events_of, train_losses, write_small
@@ -51,7 +50,7 @@ def lenet_request(folder: Path, data_dir: Path, world_size: int, **changes: Any)
 @pytest.fixture(scope="module")
 def zoo_launcher(launcher: Launcher) -> Launcher:
     """Ranks as users have them; it shares the forkserver with `launcher`, which also ends it."""
-    return Launcher(entry=rank.main)
+    return Launcher(keeper=launcher.keeper)
 
 
 def test_lenet_learns_the_same_on_1_2_and_4_ranks(zoo_launcher: Launcher, tmp_path: Path, data_dir: Path) -> None:

@@ -18,7 +18,6 @@ from dljobs.models.build import build_model
 from dljobs.models.data import load_data
 from dljobs.models.evaluate import evaluate
 from dljobs.service.submission import Request, prepare
-from dljobs.workers import rank
 from dljobs.workers.folder import RunFolder, RunRequest
 from dljobs.workers.launcher import Launcher
 from tests.small_jobs import events_of, train_losses
@@ -35,7 +34,7 @@ NAMES = [name for name, entry in catalog.models().items() if (entry.num_paramete
 @pytest.fixture(scope="module")
 def zoo_launcher(launcher: Launcher) -> Launcher:
     """Ranks as users have them; it shares the forkserver with `launcher`, which also ends it."""
-    return Launcher(entry=rank.main)
+    return Launcher(keeper=launcher.keeper)
 
 
 def train(
