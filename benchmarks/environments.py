@@ -12,6 +12,8 @@ from pathlib import Path
 from .benchmark import Sitting
 from .processes import last_lines
 
+RAY = ("ray[default,train]",)  # as one environment for its jobs and its training
+
 _TIMEOUT_S = 300.0
 _COMPLETE = "complete"
 

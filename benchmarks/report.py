@@ -82,7 +82,12 @@ class Report:
         return [*(["case"] if self._has_cases() else []), "measured", "who"]
 
     def _numbers(self) -> list[str]:
-        return ["median", "p95", *(f"× {name}" for name in self.benchmark.baselines)]
+        return ["median", "p95", *(f"× {name}" for name in self._baselines())]
+
+    def _baselines(self) -> list[str]:
+        """Those that could be measured here."""
+        peers = {each.peer for each in self.result.series}
+        return [name for name in self.benchmark.baselines if name in peers]
 
     def _has_cases(self) -> bool:
         return any(each.case for each in self.result.series)
@@ -91,7 +96,7 @@ class Report:
         return f"While it was measured, others used {self.others_share:.0%} of the machine."
 
     def _row(self, series: Series) -> list[str]:
-        ratios = (self.result.ratio(series, name) for name in self.benchmark.baselines)
+        ratios = (self.result.ratio(series, name) for name in self._baselines())
         times = [show_amount(series.median, series.unit), show_amount(series.p95, series.unit)]
         words = [*([series.case] if self._has_cases() else []), series.quantity, series.peer]
         return [*words, *times, *("" if r is None else f"{r:.3g}" for r in ratios)]

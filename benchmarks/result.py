@@ -81,8 +81,10 @@ class Values:
         self._lists.setdefault((case, quantity, peer), []).append(value)
 
     def series(self) -> tuple[Series, ...]:
-        """All series, in the order in which they began."""
-        return tuple(Series(*key, tuple(values), self.unit) for key, values in self._lists.items())
+        """All series, those of a case together, in the order in which they began."""
+        cases = list(dict.fromkeys(case for case, _quantity, _peer in self._lists))
+        ordered = sorted(self._lists.items(), key=lambda item: cases.index(item[0][0]))
+        return tuple(Series(*key, tuple(values), self.unit) for key, values in ordered)
 
 
 def median_ratio(values: Sequence[float], baseline: Sequence[float]) -> float:

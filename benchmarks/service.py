@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, Select, func, insert, select
 
-from dljobs.service import jobs, metrics, runs, schema
+from dljobs.service import jobs, logs, metrics, runs, schema
 from dljobs.service.clock import read_now
 from dljobs.service.database import Database
 from dljobs.service.doorbell import Doorbell
@@ -127,6 +127,12 @@ class Service:
     def _first(self, query: Select[tuple[Any]]) -> Any:
         with self.database.read() as connection:
             return connection.execute(query).scalar()
+
+    def read_first_line_at(self, job_id: int) -> float:
+        """When the first line of a rank of the job came into the log, by the database's clock."""
+        with self.database.read() as connection:
+            run_ids = [run["id"] for run in runs.list_runs(connection, [job_id])]
+            return next(float(line["at"]) for line in logs.list_lines(connection, run_ids) if line["rank"] is not None)
 
     def read_rank_clock(self, run_id: int, step: int) -> float:
         """When rank 0 recorded the loss of a step, by its own clock: `time.time()` on this machine."""

@@ -8,10 +8,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import make_url
 
 from dljobs.service import garbage, jobs, registration, runs, schema, sweep
 from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts
@@ -99,6 +103,16 @@ def postgres_url(home: Path) -> Iterator[str]:
         finally:
             server.stdin.close()
             server.wait(PATIENCE_S)
+
+
+def connect_bare(database: Database) -> Any:
+    """Another connection to the database, by its driver alone (sqlite3, psycopg), in no transaction."""
+    if database.is_sqlite:
+        return sqlite3.connect(database.engine.url.database or "", isolation_level=None)
+    import psycopg
+
+    url = make_url(database.url).set(drivername="postgresql")
+    return psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ Standard library alone, and no import of dljobs: programs run this in environmen
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 def answer_all(answer: Callable[[str], object]) -> None:
@@ -14,3 +16,10 @@ def answer_all(answer: Callable[[str], object]) -> None:
     print("= ready", flush=True)
     for line in sys.stdin:
         print(f"= {answer(line.strip())}", flush=True)
+
+
+def run_own(script: str, *arguments: str) -> str:
+    """Run a console script of this environment to its end, as from a shell; returns all that it printed."""
+    command = [str(Path(sys.executable).with_name(script)), *arguments]
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.stdout

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import make_url, select
+from sqlalchemy import select
 
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
 from benchmarks.result import Result, Values, Verdict
-from benchmarks.stores import Store, postgres_store, sqlite_store
+from benchmarks.stores import Store, connect_bare, postgres_store, sqlite_store
 from dljobs.service import sets
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.embedded_redis import EmbeddedRedis
@@ -89,17 +88,12 @@ def _rows_of(store: Store, set_id: int) -> list[tuple[str, list[tuple[Any, ...]]
 
 
 def _insert_bare(store: Store, rows: Sequence[tuple[str, Sequence[tuple[Any, ...]]]]) -> None:
-    if store.database.is_sqlite:
-        with contextlib.closing(sqlite3.connect(store.settings.sqlite_path)) as connection, connection:
-            for statement, values in rows:
-                connection.executemany(statement, values)
-        return
-    import psycopg
-
-    url = make_url(store.settings.sqlalchemy_url).set(drivername="postgresql")
-    with psycopg.connect(url.render_as_string(hide_password=False)) as server, server.cursor() as cursor:
+    with contextlib.closing(connect_bare(store.database)) as connection:
+        connection.execute("BEGIN")
+        cursor = connection.cursor()
         for statement, values in rows:
             cursor.executemany(statement, values)
+        connection.execute("COMMIT")
 
 
 def _clear(store: Store) -> None:

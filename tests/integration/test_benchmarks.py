@@ -82,7 +82,7 @@ def test_smoke(temporary: Path, tmp_path: Path) -> None:
 
 def check_series(benchmark: dict[str, Any]) -> None:
     peers = {each["peer"] for each in benchmark["series"]}
-    assert peers >= set(benchmark["baselines"])
+    assert benchmark["baselines"][0] in peers  # others may be peers that a smoke test does not install
     for series in benchmark["series"]:
         assert len(series["values"]) == benchmark["num_rounds"] == 1
         assert all(math.isfinite(value) and value > 0 for value in series["values"]), series
@@ -97,7 +97,7 @@ def check_first_step(benchmark: dict[str, Any]) -> None:
         assert first_step[0] > 0
         assert (case, "first step", "torchrun --standalone") in values
         assert (case, "first step", "floor: fork") in values
-    assert {verdict["limit"] for verdict in benchmark["verdicts"] if "torchrun" in verdict["claim"]} == {0.25}
+    assert {verdict["limit"] for verdict in benchmark["verdicts"] if "torchrun" in verdict["claim"]} == {0.06}
     assert any("clock" in note for note in benchmark["notes"])
 
 
