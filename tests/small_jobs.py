@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dljobs.models.data import Data, TensorSplit
 from dljobs.models.dynamic import DynamicNet
 from dljobs.service.spec import JobSpec, Training
-from dljobs.workers import rank
+from dljobs.workers import rank, shared_sum
 from dljobs.workers.channel import Event, read_events
 from dljobs.workers.folder import RunFolder, RunRequest
 
@@ -163,6 +163,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "is-killed": lambda: Tiny(hook=_is_killed),
     "is-stubborn": lambda: Tiny(hook=_is_stubborn),
     "draws": lambda: DynamicNet(NUM_FEATURES, 16, NUM_CLASSES),
+    "tiny-gloo": Tiny,
+    "conv-gloo": Conv,
     "dropout-slow": lambda: Tiny(dropout=0.3, hook=_is_slow),
     "large": lambda: Tiny(width=4000),  # 0.3 MB of weights
     "large-slow": lambda: Tiny(width=4000, hook=_is_very_slow),
@@ -203,13 +205,17 @@ def write_small(folder: Path, model: str = "tiny", world_size: int = 1, **change
 
 @contextmanager
 def in_place_of_the_zoo(model: str) -> Iterator[None]:
-    """While it is entered, workloads load the tiny data and the named model."""
+    """While it is entered, workloads load the tiny data and the named model; those in `-gloo` sum by gloo alone."""
     workloads = mock.patch.multiple(
         "dljobs.workers.workload",
         load_data=lambda *_: tiny_data(regression=model == "tiny-sse"),
         build_model=lambda *_: MODELS[model](),
     )
-    with workloads, mock.patch("dljobs.workers.gradient._TRIED_ON", ("cuda", "cpu") if model == "is-greedy" else ()):
+    with (
+        workloads,
+        mock.patch("dljobs.workers.gradient._TRIED_ON", ("cuda", "cpu") if model == "is-greedy" else ()),
+        mock.patch("dljobs.workers.shared_sum.MOST_RANKS", 0 if model.endswith("-gloo") else shared_sum.MOST_RANKS),
+    ):
         yield
 
 

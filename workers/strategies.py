@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime
 import inspect
 import os
+from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from dljobs.service import spec
+
+from .shared_sum import SharedSum
 
 # Longer than any wait of a healthy run (a rank that prepares data while the others wait for it), shorter than a night.
 _COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
@@ -114,8 +117,11 @@ class _Shared(nn.Module):
         return torch.cat([self.model(share) for share in x.chunk(self.num_devices)])
 
 
+@dataclass(frozen=True)
 class Distributed(Strategy):
     """DistributedDataParallel: one process for each device, gradients averaged in the backward pass."""
+
+    shared: SharedSum | None = None  # how CPU ranks of one host sum; the others go through the process group
 
     name = "ddp"
 
@@ -125,7 +131,7 @@ class Distributed(Strategy):
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         sync_buffers: dict[str, Any] = {_SYNC_BUFFERS: _has_buffers_that_matter(model)}
-        return DistributedDataParallel(
+        wrapped = DistributedDataParallel(
             model,
             device_ids=device_ids,
             gradient_as_bucket_view=True,
@@ -133,6 +139,10 @@ class Distributed(Strategy):
             # A model that does not use all its parameters in each forward says so; looking for them costs time.
             find_unused_parameters=bool(getattr(model, "find_unused_parameters", False)),
         )
+        if self.shared is not None:
+            # Not the function itself: DDP looks at annotations, and takes them for wrong where they are text.
+            wrapped.register_comm_hook(self.shared, lambda shared, bucket: _average(shared, bucket))  # noqa: PLW0108
+        return wrapped
 
     def without_sync(self, wrapped: nn.Module) -> AbstractContextManager[None]:
         """See `Strategy.without_sync`."""
@@ -140,27 +150,34 @@ class Distributed(Strategy):
 
     def all_sum(self, values: Tensor) -> Tensor:
         """See `Strategy.all_sum`."""
-        on_device = values.to(self.device)
-        dist.all_reduce(on_device)
-        return on_device.to(values.device)
+        summed = values.to(self.device, copy=True)
+        if self.shared is not None:
+            self.shared.sum(summed)
+        else:
+            dist.all_reduce(summed)
+        return summed.to(values.device)
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """See `Strategy.broadcast_buffers`."""
+        """See `Strategy.broadcast_buffers`: all of a type at once, since each call costs a round trip."""
+        by_type: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)
         for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+            by_type[buffer.dtype].append(buffer)
+        for buffers in by_type.values():
+            flat = torch.cat([buffer.flatten() for buffer in buffers])
+            dist.broadcast(flat, src=0)
+            for buffer, values in zip(buffers, torch.split(flat, [each.numel() for each in buffers]), strict=True):
+                buffer.copy_(values.view_as(buffer))
 
     def gather(self, text: str) -> list[str]:
-        """As padded bytes: torch's own gathering of objects would pickle them."""
-        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        """As bytes, each rank's in a row of its own: torch's own gathering of objects would pickle them."""
+        content = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)  # which must not be empty
         sizes = torch.zeros(self.world_size, dtype=torch.int64)
         sizes[self.rank] = len(content)
         sizes = self.all_sum(sizes)
-        padded = torch.zeros(int(sizes.max()), dtype=torch.uint8, device=self.device)
-        padded[: len(content)] = content.to(self.device)
-        gathered = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(gathered, padded)
-        sized = zip(gathered, sizes.tolist(), strict=True)
-        return [bytes(tensor[:size].cpu().numpy()).decode() for tensor, size in sized]
+        rows = torch.zeros(self.world_size, int(sizes.max()), dtype=torch.uint8)
+        rows[self.rank, : len(content)] = content
+        sized = zip(self.all_sum(rows), sizes.tolist(), strict=True)
+        return [bytes(row[: size - 1].numpy()).decode() for row, size in sized]
 
     def warm_up(self, wrapped: nn.Module, inputs: Tensor) -> None:
         """DDP rebuilds its buckets after the first step, and with three or more ranks the layout of the buckets decides
@@ -211,7 +228,18 @@ def join(name: spec.Strategy, device_kind: Literal["cuda", "cpu"], num_devices: 
             device_id=device if device.type == "cuda" else None,
         )
     kinds = {"single": Strategy, "dp": SplitOverDevices, "ddp": Distributed if world_size > 1 else Strategy}
-    return kinds[name](rank, world_size, local_rank, device, num_devices)
+    strategy = kinds[name](rank, world_size, local_rank, device, num_devices)
+    if isinstance(strategy, Distributed) and device.type == "cpu" and not interface:
+        return replace(strategy, shared=SharedSum.open(rank, world_size, strategy.gather))
+    return strategy
+
+
+def _average(shared: SharedSum, bucket: Any) -> torch.futures.Future[Tensor]:
+    """The gradients of a bucket, averaged over all ranks where they are; DDP calls it in the backward pass."""
+    shared.mean(bucket.buffer())
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
 
 
 _VARIABLES = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))

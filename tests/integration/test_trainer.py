@@ -94,6 +94,16 @@ def test_ragged_batches_and_ranks_without_samples_change_nothing(
     assert results[1]["per_class"] == results[0]["per_class"]
 
 
+@pytest.mark.parametrize("model", ["tiny", "conv"])
+def test_sums_in_shared_memory_are_those_of_gloo(launcher: Launcher, tmp_path: Path, model: str) -> None:
+    """Of two numbers there is one sum only: the weights have the same bits."""
+    ours, gloos = (train_small(launcher, tmp_path / name, 2, name) for name in (model, f"{model}-gloo"))
+    assert train_losses(ours) == train_losses(gloos)
+    results = [events_of(folder, type_="finished")[0]["result"] for folder in (ours, gloos)]
+    for key in ("weights_sha256", "loss", "per_class", "best"):
+        assert results[0][key] == results[1][key]
+
+
 @pytest.mark.parametrize(
     ("model", "micro_batch_size"),
     [
