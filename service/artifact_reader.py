@@ -9,8 +9,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import select
 
 from dljobs.errors import CorruptArtifact, NotFound
 
@@ -20,7 +21,8 @@ from .cutting import BLOB_BYTES
 from .database import Database
 from .tables import artifacts
 
-_LOAD_BYTES = 2 * BLOB_BYTES  # loaded at a time, while what was loaded before is in use
+# Loaded at a time, while what was loaded before is in use: more would be in memory that is new to the process.
+_LOAD_BYTES = BLOB_BYTES
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class ArtifactReader:
         CorruptArtifact: they are not the blobs it was stored with.
     """
 
-    def __init__(self, database: Database, row: RowMapping, parts: list[Part], loaded: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, database: Database, row: Mapping[str, Any], parts: list[Part], loaded: Mapping[str, memoryview]
+    ) -> None:
         self.size: int = row["size_bytes"]
         self._database = database
         self._row = row
@@ -56,7 +60,7 @@ class ArtifactReader:
         self._loaded = loaded
         self._starts = list(accumulate((part.size for part in parts), initial=0))  # and the end of the last one
         # Small tensors share a blob and are read one after another: the last one is kept.
-        self._kept: tuple[int, bytes] | None = None
+        self._kept: tuple[int, memoryview] | None = None
         if digest_of_parts(parts) != row["digest"] or self._starts[-1] != self.size:
             raise self._corrupt("the list of its blobs does not match its digest")
 
@@ -74,7 +78,7 @@ class ArtifactReader:
         if self._kept is None or self._kept[0] != number:
             self._kept = (number, self._verified(number, self._load(numbers)))
         first = self._starts[number]
-        return self._kept[1][start - first : stop - first]
+        return bytes(self._kept[1][start - first : stop - first])
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
         """The bytes from `start` up to `stop` or the end in chunks of at most `BLOB_BYTES`, loaded ahead by a thread.
@@ -89,8 +93,7 @@ class ArtifactReader:
         for numbers, found in zip(groups, ahead(loads, 1) if len(groups) > 1 else loads, strict=True):
             for number in numbers:
                 first = self._starts[number]
-                chunk = memoryview(self._verified(number, found))
-                yield chunk[max(start - first, 0) : stop - first]
+                yield self._verified(number, found)[max(start - first, 0) : stop - first]
 
     def _numbers(self, start: int, stop: int) -> range:
         """The blobs that hold these bytes."""
@@ -110,13 +113,13 @@ class ArtifactReader:
         if numbers:
             yield range(first, numbers.stop)
 
-    def _load(self, numbers: range) -> Mapping[str, bytes]:
+    def _load(self, numbers: range) -> Mapping[str, memoryview]:
         if self._loaded:
             return self._loaded
         with self._database.ask() as connection:
             return blobs.load(connection, [self._parts[number].digest for number in numbers])
 
-    def _verified(self, number: int, found: Mapping[str, bytes]) -> bytes:
+    def _verified(self, number: int, found: Mapping[str, memoryview]) -> memoryview:
         part = self._parts[number]
         data = found.get(part.digest)
         if data is None:

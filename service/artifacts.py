@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
 
 from dljobs.errors import DljobsError, NotFound, StorageFull
 
@@ -37,6 +37,17 @@ _BATCH_BYTES = 4 * BLOB_BYTES  # read and hashed at a time, while those before a
 # New bytes in a transaction. On SQLite nobody else writes meanwhile, heartbeats neither; on Postgres each transaction
 # costs eight round trips, and keeps nobody waiting but writers for the same run.
 _TRANSACTION_BYTES = {"sqlite": BLOB_BYTES, "postgresql": _BATCH_BYTES}
+# A complete artifact with its blobs in order: a row for each, or one if it has none. What is small comes with its
+# bytes, so that it takes one round trip.
+_OPENING = """
+SELECT artifacts.id, name, artifacts.digest, artifacts.size_bytes,
+       part.digest AS part, part.size_bytes AS part_bytes, data
+FROM artifacts
+LEFT JOIN artifact_blobs part ON artifact_id = artifacts.id
+LEFT JOIN blobs ON blobs.digest = part.digest AND artifacts.size_bytes <= ?
+WHERE artifacts.id = ? AND state = 'complete'
+ORDER BY number
+"""
 
 
 @dataclass(frozen=True)
@@ -127,13 +138,13 @@ class ArtifactStore:
             CorruptArtifact: the list of its blobs is damaged.
         """
         with self._database.ask() as connection:
-            rows = connection.execute(_with_parts(artifact_id)).mappings().all() if 0 < artifact_id <= MAX_ID else []
-            if not rows:
-                raise _not_found(artifact_id)
-            parts = [Part(row["part"], row["part_bytes"]) for row in rows if row["part"] is not None]
-            # A blob that was dropped just now is missed by the reader, as any other.
-            is_small = rows[0]["size_bytes"] <= _SMALL_BYTES
-            loaded = blobs.load(connection, [part.digest for part in parts]) if is_small else {}
+            is_possible = 0 < artifact_id <= MAX_ID
+            rows = blobs.read_rows(connection, _OPENING, _SMALL_BYTES, artifact_id) if is_possible else []
+        if not rows:
+            raise _not_found(artifact_id)
+        parts = [Part(row["part"], row["part_bytes"]) for row in rows if row["part"] is not None]
+        # A blob that was dropped just now is missed by the reader, as any other.
+        loaded = {row["part"]: memoryview(row["data"]) for row in rows if row["data"] is not None}
         return ArtifactReader(self._database, rows[0], parts, loaded)
 
     def chunks(self, artifact_id: int) -> Iterator[memoryview]:
@@ -247,15 +258,6 @@ def remove(connection: Connection, *which: ColumnElement[bool]) -> set[str]:
     digests = set(connection.scalars(select(artifact_blobs.c.digest).where(artifact_blobs.c.artifact_id.in_(ids))))
     connection.execute(delete(artifacts).where(artifacts.c.id.in_(ids)))
     return digests
-
-
-def _with_parts(artifact_id: int) -> Select[Any]:
-    """A complete artifact with its blobs in order: a row for each, or one if it has none."""
-    part = artifact_blobs.c
-    tables = artifacts.outerjoin(artifact_blobs, part.artifact_id == artifacts.c.id)
-    columns = (artifacts, part.digest.label("part"), part.size_bytes.label("part_bytes"))
-    which = (artifacts.c.id == artifact_id, artifacts.c.state == "complete")
-    return select(*columns).select_from(tables).where(*which).order_by(part.number)
 
 
 def _not_found(artifact_id: int) -> NotFound:

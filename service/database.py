@@ -6,6 +6,7 @@ It knows drivers and pragmas; it knows no table. Queries stand in the file of th
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
@@ -14,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, Update, bindparam, create_engine, event, make_url, text, update
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    NoSuchModuleError,
+    OperationalError,
+)
 
 from dljobs.errors import DatabaseFull, NotAllowed, Unreachable, UsageError
 
@@ -128,7 +136,8 @@ def _create_engine(url: str) -> Engine:
                 "keepalives_count": 3,
                 "tcp_user_timeout": 20_000,
             }
-            engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5, **keepalive})
+            engine = create_engine(url, connect_args={"connect_timeout": 5, **keepalive})
+            event.listen(engine, "checkout", _look_for_a_hang_up)
     except NoSuchModuleError:
         raise UsageError(
             f"{mask(url)} is no database dljobs can use", "give a postgresql:// or sqlite:/// URL"
@@ -138,6 +147,21 @@ def _create_engine(url: str) -> Engine:
     except Exception as error:
         raise UsageError(f"{mask(url)!r} is no database URL: {error}") from None
     return engine
+
+
+def _look_for_a_hang_up(connection: Any, _record: Any, _proxy: Any) -> None:
+    """A connection whose server was restarted is replaced before it is used, and with it all others of the pool.
+
+    A server that has been asked nothing says nothing unless it ends, so this takes no round trip, as a ping does.
+    """
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    if poll.poll(0):
+        try:
+            connection.execute("SELECT 1")
+            connection.rollback()
+        except connection.Error as error:
+            raise InvalidatePoolError from error
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

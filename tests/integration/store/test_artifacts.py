@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, func, select, text, update
 
-from dljobs.errors import CorruptArtifact, NotFound, StorageFull
+from dljobs.errors import CorruptArtifact, NotFound, StorageFull, Unreachable
 from dljobs.service import blobs as blobs_module
 from dljobs.service import cutting
 from dljobs.service.artifacts import ArtifactStore, Description, get_artifact, list_artifacts
@@ -223,6 +223,22 @@ def test_what_is_not_there(database: Database, tmp_path: Path) -> None:
         with pytest.raises(NotFound, match=f"there is no artifact {artifact_id}"):
             ArtifactStore(database).fetch(artifact_id, tmp_path / "back")
     assert not any(path.is_file() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("table", ["artifacts", "blobs"])
+@pytest.mark.usefixtures("small_blobs")
+def test_a_reader_says_what_is_wrong_with_the_database(database: Database, tmp_path: Path, table: str) -> None:
+    """Some of its queries are the driver's own."""
+    _job, key = start(database)
+    artifact_id = put(database, key, write_file(tmp_path, 3500))
+    with database.write() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO gone"))
+    try:
+        with pytest.raises(Unreachable, match="has no dljobs tables"):
+            ArtifactStore(database).fetch(artifact_id, tmp_path / "back")
+    finally:
+        with database.write() as connection:
+            connection.execute(text(f"ALTER TABLE gone RENAME TO {table}"))
 
 
 @pytest.mark.usefixtures("small_blobs")

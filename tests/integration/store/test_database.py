@@ -314,3 +314,25 @@ def test_a_connection_that_the_server_ended_is_replaced(postgres_server: Postgre
     submit(database)
     other.dispose()
     database.close()
+
+
+def test_connections_that_the_server_ended_while_they_were_idle(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """Nobody notices a restart of the server that met no transaction."""
+    database = open_database(settings_for(tmp_path, postgres_server.url_of_new_database(migrated=True)))
+    other = create_engine(database.url)
+    pids = set()
+    with database.read() as first, database.ask() as second:
+        pids = {connection.exec_driver_sql("SELECT pg_backend_pid()").scalar() for connection in (first, second)}
+    assert len(pids) == 2
+    with other.connect() as killer:
+        for pid in pids:
+            assert killer.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 10000)").scalar() is True
+    with database.read() as first, database.ask() as second:
+        assert not pids & {
+            connection.exec_driver_sql("SELECT pg_backend_pid()").scalar() for connection in (first, second)
+        }
+    submit(database)
+    other.dispose()
+    database.close()
