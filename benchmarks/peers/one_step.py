@@ -1,8 +1,8 @@
 """A training script as users write it, up to its first step: LeNet on one batch of 64 images.
 
-`torchrun --standalone --nproc-per-node N one_step.py FILE` writes to FILE the moment after the first step, by the
-monotonic clock, which all processes of a machine share. The batch is random numbers in the shape of digits: a real
-script would have to load its data first.
+`torchrun --standalone --nproc-per-node N -m benchmarks.peers.one_step FILE` writes to FILE the moment after the first
+step, by the monotonic clock, which all processes of a machine share. The batch is random numbers in the shape of
+digits: a real script would have to load its data first.
 """
 
 from __future__ import annotations
@@ -14,29 +14,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
+from .lenet import LeNet
+
 GLOBAL_BATCH_SIZE = 64
-
-
-class LeNet(nn.Module):
-    """The same network as in `models/lenet.py`, without dljobs around it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 6, 5)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(16 * 5 * 5, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-        x = functional.relu(self.fc1(x.flatten(1)))
-        out: Tensor = self.fc3(functional.relu(self.fc2(x)))
-        return out
 
 
 def take_first_step(world_size: int) -> float:

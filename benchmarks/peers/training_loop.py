@@ -1,9 +1,9 @@
 """Training loops as users write them: over tensors, over a DataLoader, in Lightning, with Accelerate, under DDP.
 
-`python training_loop.py JOB LOOP FILE`, or the same under torchrun, trains the job's model as often as it says and
-writes to FILE the seconds that it took: from before the first step to the end of the last epoch's evaluation. Data and
-model are made before. All loops have the same model, optimizer, batch and number of threads, and evaluate after each
-epoch; none but Lightning's saves anything.
+`python -m benchmarks.peers.training_loop JOB LOOP FILE`, or the same under torchrun, trains the job's model as often as
+it says and writes to FILE the seconds that it took: from before the first step to the end of the last epoch's
+evaluation. Data and model are made before. All loops have the same model, optimizer, batch and number of threads, and
+evaluate after each epoch; none but Lightning's saves anything.
 """
 
 from __future__ import annotations
@@ -23,24 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-
-class LeNet(nn.Module):
-    """The same network as in `models/lenet.py`, without dljobs around it."""
-
-    def __init__(self, in_channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 6, 5)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(16 * 5 * 5, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-        x = functional.relu(self.fc1(x.flatten(1)))
-        out: Tensor = self.fc3(functional.relu(self.fc2(x)))
-        return out
+from .lenet import LeNet
 
 
 @dataclass(frozen=True)
@@ -99,7 +82,8 @@ def make_data(job: Job, num: int) -> TensorDataset:
     return TensorDataset(torch.randn(num, job.channels, 32, 32), torch.randint(10, (num,)))
 
 
-def _make_optimizer(model: nn.Module, job: Job) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, job: Job) -> torch.optim.Optimizer:
+    """SGD as the job has it."""
     return torch.optim.SGD(model.parameters(), lr=job.lr, momentum=job.momentum)
 
 
@@ -109,7 +93,7 @@ def train_on_tensors(job: Job, ranks: Ranks, *, together: bool = True) -> float:
     x, y = make_data(job, job.num_train).tensors
     x_test, y_test = (part[ranks.rank :: ranks.world_size] for part in make_data(job, job.num_test).tensors)
     called = nn.parallel.DistributedDataParallel(model) if ranks.world_size > 1 and together else model
-    optimizer = _make_optimizer(model, job)
+    optimizer = make_optimizer(model, job)
     _start_together(ranks)
     begin = time.monotonic()
     for epoch in range(job.epochs):
@@ -119,7 +103,7 @@ def train_on_tensors(job: Job, ranks: Ranks, *, together: bool = True) -> float:
             optimizer.zero_grad()
             functional.cross_entropy(called(x[mine]), y[mine]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        _evaluate(model, [(x_test, y_test)])
+        evaluate(model, [(x_test, y_test)])
     return time.monotonic() - begin
 
 
@@ -132,7 +116,7 @@ def train_with_loader(job: Job, ranks: Ranks, num_workers: int = 0) -> float:
     """The loop of the tutorials: a DataLoader, and the running loss by `.item()` in each step."""
     model = make_model(job)
     train, test = _loaders(job, ranks, num_workers)
-    optimizer = _make_optimizer(model, job)
+    optimizer = make_optimizer(model, job)
     begin = time.monotonic()
     for _ in range(job.epochs):
         running = 0.0
@@ -142,7 +126,7 @@ def train_with_loader(job: Job, ranks: Ranks, num_workers: int = 0) -> float:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             running += loss.item()
-        _evaluate(model, test)
+        evaluate(model, test)
     return time.monotonic() - begin
 
 
@@ -164,7 +148,7 @@ def train_with_lightning(job: Job, ranks: Ranks) -> float:
             self.log("accuracy", (self.model(batch[0]).argmax(1) == batch[1]).float().mean(), sync_dist=True)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return _make_optimizer(self.model, job)
+            return make_optimizer(self.model, job)
 
     class Clock(lightning.Callback):  # type: ignore[misc]
         begin = end = 0.0
@@ -193,14 +177,14 @@ def train_with_accelerate(job: Job, ranks: Ranks) -> float:
     model = make_model(job)
     # Accelerate shares the batches out among the ranks by itself.
     loaders = _loaders(job, ranks, 0, is_shared_out=False)
-    model, optimizer, train, test = accelerator.prepare(model, _make_optimizer(model, job), *loaders)
+    model, optimizer, train, test = accelerator.prepare(model, make_optimizer(model, job), *loaders)
     begin = time.monotonic()
     for _ in range(job.epochs):
         for x, y in train:
             optimizer.zero_grad()
             accelerator.backward(functional.cross_entropy(model(x), y))
             optimizer.step()
-        _evaluate(accelerator.unwrap_model(model), test)
+        evaluate(accelerator.unwrap_model(model), test)
     return time.monotonic() - begin
 
 
@@ -216,7 +200,8 @@ def _loaders(job: Job, ranks: Ranks, num_workers: int, *, is_shared_out: bool = 
     return DataLoader(train, size, sampler=samplers[0], **options), DataLoader(test, 256, sampler=samplers[1])
 
 
-def _evaluate(model: nn.Module, batches: Any) -> None:
+def evaluate(model: nn.Module, batches: Any) -> None:
+    """What everybody does after an epoch: count what is right."""
     model.eval()
     with torch.no_grad():
         correct = sum((model(x).argmax(1) == y).sum() for x, y in batches)

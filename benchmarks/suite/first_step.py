@@ -14,13 +14,13 @@ from pathlib import Path
 
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
 from benchmarks.environments import RAY, NotInstallable, make_environment
-from benchmarks.processes import ROOT, answering, environment_with, python_script, run_timed
+from benchmarks.processes import answering, environment_with, python_script, run_timed
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.service import Service, running_service
 from dljobs.service.submission import Request
 
 RANKS = (1, 2, 4)
-SMOKE_RANKS = (1, 2)
+SMOKE_RANKS = (2,)
 MAX_RATIO = 0.06  # of torchrun's time, in the median, at each number of ranks
 MAX_SPREAD = 2.0  # p95 over the median
 MAX_FIRST_RATIO = 1.5  # of the first job after "ready" over the next: a warm-up would be twenty times as much
@@ -30,7 +30,7 @@ _FIRST_STEP, _STARTED = "first step", "all ranks started"
 _API, _CLI, _TORCHRUN, _FLOOR = "dljobs, Python API", "dljobs submit", "torchrun --standalone", "floor: fork"
 _TORCHX, _RAY = "TorchX, dist.ddp", "Ray Train, head running"
 _AFTER_READY, _FIRST, _SECOND = "1 rank, after ready", "dljobs, the worker's first job", "dljobs, its second job"
-_SCRIPT = ROOT / "benchmarks" / "peers" / "one_step.py"
+_PROGRAM = ("-m", "benchmarks.peers.one_step")
 Take = Callable[[int], float]  # seconds to the end of the first step, of so many ranks
 
 
@@ -115,9 +115,8 @@ def submit_training(service: Service, num_ranks: int) -> int:
 
 
 def _torchrun(folder: Path, num_ranks: int) -> float:
-    return _command(
-        folder, [*python_script("torchrun"), "--standalone", "--nproc-per-node", str(num_ranks), str(_SCRIPT)]
-    )
+    options = ["--standalone", "--nproc-per-node", str(num_ranks)]
+    return _command(folder, [*python_script("torchrun"), *options, *_PROGRAM])
 
 
 def _command(folder: Path, command: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
@@ -149,7 +148,7 @@ def _others(sitting: Sitting, stack: contextlib.ExitStack, notes: list[str]) -> 
 def _torchx(folder: Path, torchx: str, num_ranks: int) -> float:
     # Its component calls `torchrun` by name.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    component = ["dist.ddp", "-j", f"1x{num_ranks}", "--script", str(_SCRIPT), "--"]
+    component = ["dist.ddp", "-j", f"1x{num_ranks}", *_PROGRAM, "--"]
     command = [torchx, "run", "--scheduler", "local_cwd", "--wait", *component]
     return _command(folder, command, environment_with(PATH=path))
 

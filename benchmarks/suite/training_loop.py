@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
-from benchmarks.environments import NotInstallable, make_environment, this_python
+from benchmarks.environments import RAY, NotInstallable, make_environment, this_python
 from benchmarks.peers.training_loop import Job
-from benchmarks.processes import ROOT, environment_with, run_timed
+from benchmarks.processes import environment_with, run_timed
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.service import Service, running_service
 from dljobs.models.datasets.prepared import prepared
@@ -25,7 +26,8 @@ MIN_SPEEDUP = 1.45  # of two ranks over one
 TUTORIAL_STEPS, WHOLE_TUTORIAL = 2_000, 25_000
 _SPEED = "samples/s"
 _HAND, _DLJOBS, _ALONE = "tensors, by hand", "dljobs", "processes that do not speak"
-_SCRIPT = ROOT / "benchmarks" / "peers" / "training_loop.py"
+_RAY = "Ray Train"
+_PROGRAM = ("-m", "benchmarks.peers.training_loop")
 _TIMEOUT_S = 1800.0
 _PACKAGES = ("lightning", "accelerate")
 # What users write, beside the shortest loop: its name in the peers' script.
@@ -54,27 +56,43 @@ def measure(sitting: Sitting) -> Result:
     with contextlib.ExitStack() as stack:
         sitting.say("starting a worker")
         service = stack.enter_context(running_service(sitting.folder / "home", cpu_devices=2))
-        python, others = _others(sitting, notes)
-        for case in _cases(sitting, others):
+        programs, starts_s = _programs(sitting, notes), list[float]()
+        for case in _cases(sitting, programs):
             _make_pictures(service, case.job)
             for number, peer in enumerate(interleaved(case.peers, sitting.num_rounds)):
                 if number % len(case.peers) == 0:
                     sitting.say(f"{case.name}: round {number // len(case.peers) + 1} of {sitting.num_rounds}")
-                seconds = _dljobs(service, case) if peer == _DLJOBS else _script(sitting.folder, python, case, peer)
+                if peer == _DLJOBS:
+                    seconds = _dljobs(service, case)
+                elif peer == _RAY:
+                    seconds, start_s = _ray(sitting.folder, programs[_RAY], case)
+                    starts_s.append(start_s)
+                else:
+                    seconds = _script(sitting.folder, programs[_HAND], case, peer)
                 values.add(case.name, _SPEED, peer, case.job.num_train * case.job.epochs / seconds)
+    if starts_s:
+        told = f"{statistics.median(starts_s):.1f} s (median of {len(starts_s)})"
+        notes.append(f"Ray Train's start, its head and its ranks until the first step, is left out: {told}.")
     return _judge(values, notes)
 
 
-def _others(sitting: Sitting, notes: list[str]) -> tuple[str, dict[str, str]]:
-    """A Python for all scripts, and the loops of others that can run in it."""
+def _programs(sitting: Sitting, notes: list[str]) -> dict[str, str]:
+    """By peer the Python that runs it; whoever cannot be installed is missing."""
+    found = dict.fromkeys((*_BY_HAND, *_ON_RANKS), this_python())
     try:
-        return make_environment(sitting, "loops", _PACKAGES), _BY_OTHERS
+        python = make_environment(sitting, "loops", _PACKAGES)
+        found |= dict.fromkeys((*found, *_BY_OTHERS), python)  # all in the same
     except NotInstallable as error:
         notes.append(f"{' and '.join(_BY_OTHERS)} were left out: {error}")
-        return this_python(), {}
+    try:
+        found[_RAY] = make_environment(sitting, "ray", RAY)
+    except NotInstallable as error:
+        notes.append(f"{_RAY} was left out: {error}")
+    return found
 
 
-def _cases(sitting: Sitting, others: dict[str, str]) -> list[Case]:
+def _cases(sitting: Sitting, programs: Mapping[str, str]) -> list[Case]:
+    others = [peer for peer in (*_BY_OTHERS, _RAY) if peer in programs]
     one, two = [_DLJOBS, *_BY_HAND, *others], [_DLJOBS, *_ON_RANKS, *others]
     if sitting.is_smoke:
         short = dataclasses.replace(_LENET, epochs=1, num_train=256)
@@ -116,8 +134,19 @@ def _script(folder: Path, python: str, case: Case, peer: str) -> float:
     command = [python, *(launcher if case.num_ranks > 1 else [])]
     job = json.dumps(dataclasses.asdict(case.job))
     environment = environment_with(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
-    run_timed([*command, str(_SCRIPT), job, loop, str(file)], environment, _TIMEOUT_S)
+    run_timed([*command, *_PROGRAM, job, loop, str(file)], environment, _TIMEOUT_S)
     return float(file.read_text())
+
+
+def _ray(folder: Path, python: str, case: Case) -> tuple[float, float]:
+    """Seconds of the training, and of the start before it."""
+    file = folder / "ray-seconds"
+    file.unlink(missing_ok=True)
+    job = json.dumps(dataclasses.asdict(case.job))
+    command = [python, "-m", "benchmarks.peers.ray_training", job, str(case.num_ranks), str(file)]
+    run_timed(command, environment_with(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"), _TIMEOUT_S)
+    seconds, start_s = map(float, file.read_text().split())
+    return seconds, start_s
 
 
 def _make_pictures(service: Service, job: Job) -> None:
@@ -162,9 +191,10 @@ BENCHMARK = Benchmark(
         "(synced to the disk in the background, but waited for at the end). **Tensors, by hand**: the shortest loop "
         "over tensors in memory, batches by index, saving and telling nothing; on two ranks under torchrun and DDP. "
         "**DataLoader** reads the loss by `.item()` in each step, as the tutorials do. **Lightning** saves a "
-        "checkpoint after each epoch, **Accelerate** nothing; both are installed into an environment that borrows "
-        "this torch. **Processes that do not speak** take their share of each batch and never meet: no two "
-        "ranks can be faster. LeNet: 1,437 digits of 1×32×32, batch 64, 40 epochs of 23 steps, 0.1 s each: what is "
+        "checkpoint after each epoch, **Accelerate** and **Ray Train** (with its prepared model and loader) nothing; "
+        "they are installed into environments that borrow this torch. **Processes that do not speak** take their share "
+        "of each batch and never meet: no two ranks can be faster. LeNet: 1,437 digits of 1×32×32, batch 64, 40 epochs "
+        "of 23 steps, 0.1 s each: what is "
         "done after an epoch weighs much. ResNet-18: 512 pictures of 3×32×32, batch 64. The tutorial's job: LeNet on "
         "3×32×32 in batches of 4 over pictures held as bytes (`--long`: all 25,000 steps of it)."
     ),
