@@ -22,6 +22,8 @@ from .folder import write_whole
 
 Event = dict[str, Any]
 
+URGENT = {"first_step", "error", "stopped"}  # somebody may be waiting for these
+
 # What a full disk may hold back in memory, and the longest line a reader takes in.
 _MAX_PENDING_BYTES = 4 << 20
 MAX_LINE_BYTES = 1 << 20
@@ -33,7 +35,9 @@ class EventWriter:
     An event never stops the training: with no room left on the disk, events wait in memory for the next write.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bell: Path | None = None) -> None:
+        """`bell`: a named pipe, where the supervisor hears of what is urgent; it looks now and then by itself."""
+        self._bell = _open_bell(bell)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._pending = bytearray()
         self._lock = threading.Lock()
@@ -46,18 +50,35 @@ class EventWriter:
             if len(self._pending) + len(line) <= _MAX_PENDING_BYTES:
                 self._pending += line
             self._flush()
+        if type_ in URGENT:
+            self.ring()
+
+    def ring(self) -> None:
+        """Have the supervisor look now at what was written, here and in the log."""
+        if self._bell is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._bell, b".")
 
     def close(self) -> None:
         """Write what still waits, as far as there is room."""
         with self._lock:
             self._flush()
             os.close(self._file)
+            if self._bell is not None:
+                os.close(self._bell)
+                self._bell = None
 
     def _flush(self) -> None:
         # A short write leaves the rest of the line at the head of the queue, so lines never interleave or repeat.
         with contextlib.suppress(OSError):
             while self._pending:
                 del self._pending[: os.write(self._file, self._pending)]
+
+
+def _open_bell(path: Path | None) -> int | None:
+    with contextlib.suppress(OSError):  # there is none, or nobody listens
+        return None if path is None else os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return None
 
 
 def read_events(path: Path, offset: int = 0, max_bytes: int = 4 << 20) -> tuple[list[Event], int]:
@@ -90,7 +111,7 @@ class Control:
 
 def write_control(path: Path, control: Control) -> None:
     """Ask the ranks for something after a step they agree on; `path` is the run's `control.json`."""
-    write_whole(path, json.dumps(dataclasses.asdict(control)).encode())
+    write_whole(path, json.dumps(dataclasses.asdict(control)).encode(), durable=False)
 
 
 def read_control(path: Path) -> Control:

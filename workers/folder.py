@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "control.json"
 
     @property
+    def bell(self) -> Path:
+        """A pipe through which a rank says that there is something to read now."""
+        return self.path / "bell"
+
+    @property
     def artifacts(self) -> Path:
         """Whole files only; whoever has stored one may delete it."""
         return self.path / "artifacts"
@@ -105,7 +110,7 @@ class RunRequest:
         """Write `run.json` into the run's folder and return its path."""
         fields = {**dataclasses.asdict(self), "spec": json.loads(self.spec.to_json())}
         path = RunFolder(Path(self.folder)).create().run_json
-        write_whole(path, json.dumps(fields, indent=1, sort_keys=True).encode())
+        path.write_text(json.dumps(fields))  # nobody reads it before it is whole, nor after a power cut
         return path
 
     @classmethod
@@ -121,16 +126,16 @@ class RunRequest:
         return cls(**{**fields, "spec": JobSpec.from_json(json.dumps(fields["spec"]))})
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that the file is there whole or not at all, also after a power cut.
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write `content` to `path` so that the file is there whole or not at all; if `durable`, also after a power cut.
 
     Raises:
         StorageFull: there is no room; nothing was left behind.
     """
-    save_whole(path, lambda temporary: _write_bytes(temporary, content))
+    save_whole(path, lambda temporary: _write_bytes(temporary, content), durable=durable)
 
 
-def save_whole(path: Path, save: Callable[[Path], None]) -> None:
+def save_whole(path: Path, save: Callable[[Path], None], *, durable: bool = True) -> None:
     """Let `save` write a temporary file beside `path`, then make it durable and give it its name.
 
     Raises:
@@ -139,9 +144,11 @@ def save_whole(path: Path, save: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save(temporary)
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if is_no_room(error):

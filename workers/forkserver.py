@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
@@ -108,7 +108,7 @@ class ForkServer:
 
     def has_ended(self, within_s: float = 0.0) -> bool:
         """Whether it is gone, or is soon; at once when it goes."""
-        return _is_readable(self._control, within_s)
+        return bool(_readable([self._control.fileno()], within_s))
 
     def reap(self) -> bool:
         """Take note of its end, if it has ended: else a zombie stays."""
@@ -140,6 +140,7 @@ class Children:
     def __init__(self, words: socket.socket) -> None:
         self._words = words
         self._unread = b""
+        self._ends: list[End] = []
         self.pids: list[int] = []  # in the order of their environments
 
     def await_fork(self) -> None:
@@ -149,24 +150,28 @@ class Children:
             Killed: they are not, and never will be.
             DljobsError: not all of them could be forked (no memory, too many processes), and so none is left.
         """
-        told = self._read()
+        told, *ends = self._read()
         if told["error"]:
             raise DljobsError(f"could not fork: {told['error']}")
         self.pids = list(told["pids"])
+        self._ends = [End(**end) for end in ends]
 
-    def read_end(self, timeout_s: float | None) -> End | None:
-        """The next end; None if none came within the time.
+    def read_ends(self, timeout_s: float | None = None, bell: int | None = None) -> list[End]:
+        """Wait for ends, and return them in their order: none after `timeout_s`, or when `bell` can be read.
 
         Raises:
             Killed: no more will come.
         """
-        return End(**self._read()) if b"\n" in self._unread or _is_readable(self._words, timeout_s) else None
+        ends, self._ends = self._ends, []
+        if not ends and self._words.fileno() in _readable([self._words.fileno(), bell], timeout_s):
+            ends = [End(**told) for told in self._read()]
+        return ends
 
     def close(self) -> None:
         """Ask nothing more."""
         self._words.close()
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> list[dict[str, Any]]:
         while b"\n" not in self._unread:
             try:
                 more = self._words.recv(1 << 16)
@@ -175,15 +180,16 @@ class Children:
             if not more:
                 raise Killed("the forkserver was killed, and all ranks with it")
             self._unread += more
-        line, _newline, self._unread = self._unread.partition(b"\n")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        lines, _newline, self._unread = self._unread.rpartition(b"\n")
+        return [json.loads(line) for line in lines.splitlines()]
 
 
-def _is_readable(connection: socket.socket, within_s: float | None) -> bool:
+def _readable(descriptors: Sequence[int | None], within_s: float | None) -> set[int]:
     poll = select.poll()  # not `select.select`: a worker may have more than 1024 files open
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(None if within_s is None else max(within_s, 0) * 1000))
+    for descriptor in descriptors:
+        if descriptor is not None:
+            poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _event in poll.poll(None if within_s is None else max(within_s, 0) * 1000)}
 
 
 def main(control: int, preload: str, temporary: str | None) -> NoReturn:

@@ -22,19 +22,21 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerSpec,
     WorkerState,
 )
+from torch.distributed.elastic.events.api import Event, EventSource
 
 from dljobs.errors import DljobsError
 
 from .folder import RunFolder
 from .forkserver import Children, Killed
 from .keeper import Keeper
-from .rendezvous import Rendezvous, host
+from .rendezvous import Rendezvous, alone, host
 
 log = logging.getLogger(__name__)
 
 RANK = f"{__package__}.rank:main"
 # After one rank has ended, the others get so long to write down what they noticed.
 LAST_WORDS_S = 1.0
+_NO_EVENT = Event("", EventSource.AGENT)
 _NO_PAUSE_S = 1e-6  # torchrun sleeps this long before each look; ours waits for news instead
 
 
@@ -60,6 +62,8 @@ class Launch:
         self.done = threading.Event()
         self.error: str | None = None  # the agent's own, such as no free port or no memory for a fork
         self._lock = threading.Lock()
+        self._news = threading.Event()
+        self._bell = -1
         self._children: Children | None = None
         self._pids: list[int] = []
         self._exits: list[RankExit] = []
@@ -82,6 +86,12 @@ class Launch:
         """Wait for the end of all ranks; False if some still run after `timeout_s`."""
         return self.done.wait(timeout_s)
 
+    def wait_for_news(self, timeout_s: float) -> bool:
+        """Wait until a rank rings, the last one ends, or the time is over; True once all have ended."""
+        self._news.wait(timeout_s)
+        self._news.clear()
+        return self.done.is_set()
+
     def kill(self) -> None:
         """SIGKILL every rank and all that it started; returns at once, `done` follows. May be called at any time."""
         with self._lock:
@@ -93,6 +103,10 @@ class Launch:
 
     def _start(self, keeper: Keeper, entry: str, environments: list[dict[str, str]]) -> None:
         """Agent's thread only, like all below."""
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(self.folder.bell, 0o600)
+        # To be written, too: without a writer it would count as readable when the first one has closed it.
+        self._bell = os.open(self.folder.bell, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._children = keeper.fork(entry, str(self.folder.run_json), environments)
         with self._lock:
             self._pids = self._children.pids
@@ -107,12 +121,19 @@ class Launch:
         if due_s is not None and due_s <= 0:
             self.kill()
             due_s = None
-        end = self._children.read_end(due_s)
-        if end is not None:
+        ends = self._children.read_ends(due_s, self._bell)
+        if not ends:
+            self._answer_bell()
+        for end in ends:
             self._note(end.number, end.exitcode)
             if not end.has_returned and self._left_at is None:
                 self._left_at = time.monotonic()
         return len(self._exits) == len(self._pids)
+
+    def _answer_bell(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._bell, 1 << 12)
+            self._news.set()
 
     def _note(self, number: int, exitcode: int) -> None:
         pid = self._pids[number]
@@ -134,7 +155,10 @@ class Launch:
                 self._note(number, -signal.SIGKILL)
         if self._children is not None:
             self._children.close()
+        if self._bell >= 0:
+            os.close(self._bell)
         self.done.set()
+        self._news.set()
 
 
 class Launcher:
@@ -166,7 +190,9 @@ class Launcher:
             rendezvous: with the other nodes of the run; None if there are none.
             first_rank: the first rank on this node.
         """
-        launch = Launch(folder, num_ranks, rendezvous or host(), first_rank)
+        if rendezvous is None:
+            rendezvous = host() if num_ranks > 1 else alone()
+        launch = Launch(folder, num_ranks, rendezvous, first_rank)
         with self._lock:
             self._launches.add(launch)
         # A daemon: a worker that ends must not wait for its ranks, which die with it.
@@ -248,6 +274,10 @@ class _Agent(SimpleElasticAgent):
         if any(end.exitcode for end in exits):
             return RunResult(state=WorkerState.FAILED)
         return RunResult(state=WorkerState.SUCCEEDED, return_values={end.rank: None for end in exits})
+
+    def _construct_event(self, *_: Any, **__: Any) -> Event:
+        """Nobody reads torchrun's own events, and for each it would ask the name service who this host is."""
+        return _NO_EVENT
 
     def _exit_barrier(self) -> None:
         """No waiting for other nodes, which may be gone: their supervisors tell each other through the database."""

@@ -39,7 +39,7 @@ def main(run_json: str) -> None:
     folder = RunFolder(Path(request.folder))
     _redirect_output(folder.log(rank))
     _choose_devices(request)
-    channel = EventWriter(folder.events(rank))
+    channel = EventWriter(folder.events(rank), folder.bell)
     channel.write("started", rank=rank, pid=os.getpid())
     try:
         _run(request, channel)
@@ -60,6 +60,7 @@ def _run(request: RunRequest, channel: EventWriter) -> None:
     strategy = strategies.join(request.spec.strategy, request.device_kind, len(request.devices), request.interface)
     threads = f"{request.num_threads} thread{'s' if request.num_threads > 1 else ''}"
     print(f"rank {strategy.rank} of {strategy.world_size} on {strategy.device}, {threads}, {strategy.name}", flush=True)
+    channel.ring()
     device_memory.cap(strategy.device, request.memory_bytes)
     try:
         if request.spec.kind == "evaluate":

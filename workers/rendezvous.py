@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from torch._C._distributed_c10d import TCPStore  # torch.distributed re-exports it without saying so
+from torch._C._distributed_c10d import HashStore, Store, TCPStore  # torch.distributed re-exports it without saying so
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from .network import LOOPBACK
@@ -27,9 +27,10 @@ _AGAIN_S = 0.1
 class Rendezvous(RendezvousHandler):
     """One round of nodes that are known; each of them has one of these."""
 
-    def __init__(self, store: TCPStore, address: str, node_rank: int = 0, num_nodes: int = 1) -> None:
-        """`address`: where the store of the head is."""
+    def __init__(self, store: Store, address: str, port: int, node_rank: int = 0, num_nodes: int = 1) -> None:
+        """`address`, `port`: where the store of the head is; port 0 if nobody else can reach it."""
         self.address = address
+        self._port = port
         self._run_id = uuid.uuid4().hex
         self._closed = False
         self._store = store
@@ -39,16 +40,16 @@ class Rendezvous(RendezvousHandler):
     @property
     def endpoint(self) -> str:
         """Where other nodes join: host:port."""
-        return f"{self.address}:{self._store.port}"
+        return f"{self.address}:{self._port}"
 
     @property
     def use_agent_store(self) -> bool:
-        """Ranks connect to this store instead of making one of their own."""
-        return True
+        """Ranks connect to this store instead of making one of their own, if they need one."""
+        return self._port != 0
 
     def next_rendezvous(self) -> RendezvousInfo:
         """The only round."""
-        store_info = RendezvousStoreInfo(self.address, self._store.port)
+        store_info = RendezvousStoreInfo(self.address, self._port)
         return RendezvousInfo(self._store, self._node_rank, self._num_nodes, store_info)
 
     def get_backend(self) -> str:
@@ -87,7 +88,12 @@ def host(address: str = LOOPBACK, num_nodes: int = 1) -> Rendezvous:
     store = TCPStore(
         address, port, is_master=True, wait_for_workers=False, timeout=_TIMEOUT, master_listen_fd=listening.detach()
     )
-    return Rendezvous(store, address, 0, num_nodes)
+    return Rendezvous(store, address, port, 0, num_nodes)
+
+
+def alone() -> Rendezvous:
+    """A single rank's, which meets nobody: no server, and no thread for it."""
+    return Rendezvous(HashStore(), LOOPBACK, 0)
 
 
 def join(endpoint: str, node_rank: int, num_nodes: int, may_go_on: Callable[[], bool]) -> Rendezvous | None:
@@ -101,5 +107,5 @@ def join(endpoint: str, node_rank: int, num_nodes: int, may_go_on: Callable[[], 
         except (OSError, RuntimeError):
             time.sleep(_AGAIN_S)
         else:
-            return Rendezvous(store, address, node_rank, num_nodes)
+            return Rendezvous(store, address, int(port), node_rank, num_nodes)
     return None

@@ -25,12 +25,11 @@ from dljobs.service.parts import HEAD, write_part
 from dljobs.service.runs import RunKey, fenced_update
 from dljobs.service.tables import runs
 
-from .channel import Event, read_events
+from .channel import URGENT, Event, read_events
 from .folder import RunFolder
 from .judge import Judge
 
 SHIP_EVERY_S = 0.25
-URGENT = {"first_step", "error", "stopped"}  # somebody may be waiting for these
 RETRY_AFTER_S = 2.0
 MAX_BYTES_AT_ONCE = 1 << 20
 MAX_LINES_WAITING = 20_000
@@ -57,6 +56,7 @@ class Reports:
         self._read: dict[str, int] = {}  # how far each file was read
         self._events: list[Event] = []  # read, not yet in the database
         self._lines: list[tuple[int | None, str]] = []
+        self._has_shipped_output = False  # somebody may be waiting for the first line
         self._next_at = 0.0
         self._retry_at = 0.0  # after a failure
 
@@ -104,7 +104,9 @@ class Reports:
         """
         if not (self._events or self._lines):
             return True
-        is_urgent = force or any(event["type"] in URGENT for event in self._events)
+        has_output = any(rank is not None for rank, _line in self._lines)
+        is_first = has_output and not self._has_shipped_output
+        is_urgent = force or is_first or any(event["type"] in URGENT for event in self._events)
         if time.monotonic() < (self._retry_at if is_urgent else max(self._next_at, self._retry_at)):
             return False
         num_lines = len(self._lines)  # `say` may add more from another thread
@@ -120,6 +122,7 @@ class Reports:
             self._judge.tell()
         self._events.clear()
         del self._lines[:num_lines]
+        self._has_shipped_output |= has_output
         self._next_at = time.monotonic() + SHIP_EVERY_S
         return True
 

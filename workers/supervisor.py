@@ -214,7 +214,7 @@ class Supervisor:
         return classify(self._evidence)
 
     def _attend_until_ended(self, launch: Launch) -> None:
-        while not launch.wait(POLL_S):
+        while not launch.wait_for_news(POLL_S):
             self._pass_on()
             if self._deadline is not None and time.monotonic() > self._deadline and self._evidence.stop is None:
                 self.request_stop(FailureClass.TIME_LIMIT)

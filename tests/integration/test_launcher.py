@@ -237,3 +237,13 @@ def test_a_dead_forkserver_ends_its_ranks_and_the_next_launch_gets_a_new_one(tmp
     finally:
         worker.kill()
         worker.wait()
+
+
+def test_whoever_waits_for_a_first_line_hears_of_it_at_once(launcher: Launcher, tmp_path: Path) -> None:
+    launch = launcher.launch(write_small(tmp_path, "is-slow", 2, epochs=1000), 2)
+    log = launch.folder.log(0)
+    assert not launch.wait_for_news(TIMEOUT_S)
+    assert "rank " in log.read_text() or "rank " in launch.folder.log(1).read_text()
+    wait_until(lambda: not launch.wait_for_news(TIMEOUT_S) and events_of(launch.folder, type_="first_step"), 30, "step")
+    launch.kill()
+    wait_until(lambda: launch.wait_for_news(TIMEOUT_S), 10, "the end")

@@ -59,6 +59,26 @@ def test_an_endless_line_does_not_stop_the_reader(tmp_path: Path) -> None:
     assert [event["type"] for event in seen] == ["a"]
 
 
+def test_urgent_events_ring_where_somebody_listens(tmp_path: Path) -> None:
+    bell = tmp_path / "bell"
+    os.mkfifo(bell)
+    deaf = EventWriter(tmp_path / "events", bell)
+    deaf.write("first_step")
+    deaf.close()
+    ear = os.open(bell, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        writer = EventWriter(tmp_path / "events", bell)
+        writer.write("progress")
+        with pytest.raises(BlockingIOError):
+            os.read(ear, 10)
+        writer.write("first_step")
+        writer.ring()
+        assert len(os.read(ear, 10)) == 2
+        writer.close()
+    finally:
+        os.close(ear)
+
+
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     writer = EventWriter(tmp_path / "events")
     writer.write("metrics", values={"loss": float("nan"), "all": [float("inf"), 1.5]})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from dljobs.service import logs, metrics
 from dljobs.service.database import Database
 from dljobs.service.metrics import Point
+from dljobs.workers.folder import RunFolder
+from dljobs.workers.reports import Reports
 
 from .rows import start
 
@@ -102,3 +105,20 @@ def test_steps_beyond_32_bits(database: Database) -> None:
     with database.write() as connection:
         metrics.add_points(connection, key.run_id, [Point(10**12, 1, "train", "loss", 0.1, 0.0)])
         assert metrics.list_points(connection, [key.run_id])[0]["step"] == 10**12
+
+
+def test_the_first_line_of_a_rank_waits_for_nothing(database: Database, tmp_path: Path) -> None:
+    """Later ones come in bundles; what the supervisor itself says is no output of the job."""
+    _job, key = start(database)
+    folder = RunFolder(tmp_path).create()
+    reports = Reports(database, key, folder, range(1), lambda _event: None)
+    reports.say("fetching what it begins with")
+    assert reports.ship()
+    for line, is_there in (("the first", True), ("the second", False)):
+        with folder.log(0).open("a") as log:
+            log.write(f"{line}\n")
+        reports.read()
+        assert reports.ship() is is_there
+    with database.read() as connection:
+        lines = [row["line"] for row in logs.list_lines(connection, [key.run_id])]
+    assert lines == ["fetching what it begins with", "the first"]
