@@ -17,7 +17,9 @@ from .scheduling.explaining import Explainer
 from .scheduling.planning import Plan, plan
 from .scheduling.reasons import Reason
 from .scheduling.rows import Placed
-from .snapshot import take_snapshot
+from .snapshot import take_front, take_snapshot
+
+FRONTS = (32, 512, None)  # how much of each line of the queue is read, until that is enough
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def dispatch(
     with database.write() as connection:
         # Waiting, not giving up: whoever holds it may have read the queue before the job at hand was committed.
         wait_for_lock(connection, Lock.SCHEDULING)
-        planned = make_plan(connection, lease_s=lease_s)
+        planned = _plan_front(connection, lease_s=lease_s)
         ledger.fold(connection, planned.plan.snapshot.now, planned.policy.half_life_s)
         mine = None if claimant is None else claimant.worker_id
         # Without those that were cancelled or held since the plan was made.
@@ -125,3 +127,13 @@ def make_plan(connection: Connection, *, lease_s: float, only: int | None = None
     """
     snapshot, policy = take_snapshot(connection, lease_s=lease_s, only=only)
     return Planned(plan(snapshot, policy.scheduling), policy)
+
+
+def _plan_front(connection: Connection, *, lease_s: float) -> Planned:
+    """As `make_plan`, of no more of the queue than decides what starts: it says nothing true of those behind."""
+    for length in FRONTS:
+        snapshot, policy, last_ids = take_front(connection, lease_s=lease_s, length=length)
+        decided = plan(snapshot, policy.scheduling)
+        if not decided.went_beyond(last_ids):
+            break
+    return Planned(decided, policy)

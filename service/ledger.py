@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select
 
 from .scheduling.usage import Spell, decayed_usage
 from .tables import ledger
@@ -29,8 +29,10 @@ def list_spells(connection: Connection) -> list[Spell]:
 
 def fold(connection: Connection, moment: float, half_life_s: float) -> None:
     """Make many rows one a user; the caller is the only scheduler."""
+    if connection.execute(select(func.count()).select_from(ledger)).scalar_one() <= FOLD_ABOVE:
+        return
     rows = _rows(connection)
-    if len(rows) <= FOLD_ABOVE or len(rows) <= 2 * len({row["user"] for row in rows}):
+    if len(rows) <= 2 * len({row["user"] for row in rows}):
         return
     usage = decayed_usage(map(_spell, rows), moment, half_life_s)
     ids = [row["id"] for row in rows]

@@ -172,12 +172,12 @@ def max_parallel(connection: Connection, set_ids: Collection[int]) -> dict[int, 
     return {row.id: row.max_parallel for row in rows}
 
 
-def list_dependencies(connection: Connection) -> Iterator[tuple[int, Dependency]]:
-    """What jobs in the queue wait for, of sets: each with the id of the job that waits."""
+def list_dependencies(connection: Connection, these: ColumnElement[bool]) -> Iterator[tuple[int, Dependency]]:
+    """What these jobs in the queue wait for, of sets: each with the id of the job that waits."""
     query = (
         select(set_dependencies)
         .join(jobs, jobs.c.id == set_dependencies.c.job_id)
-        .where(jobs.c.state.in_(WAITING_JOBS))
+        .where(jobs.c.state.in_(WAITING_JOBS), these)
         .order_by(set_dependencies.c.job_id, set_dependencies.c.after_set_id)
     )
     rows = list(connection.execute(query).mappings())

@@ -7,13 +7,15 @@ of each model that waits, by an index.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, true
 
 from . import leases, ledger, nodes, preemption, quarantine, quotas, registration, sets
 from .clock import read_now
+from .database import IDS_AT_ONCE
+from .front import read_all, read_front
 from .gpus import CUDA_CONTEXT_BYTES
 from .policy import ServicePolicy, read_policy
 from .scheduling.estimates import RunProgress, expected_end_at, usual_duration_s
@@ -70,12 +72,38 @@ _JOB_COLUMNS = (
 def take_snapshot(connection: Connection, *, lease_s: float, only: int | None = None) -> tuple[Snapshot, ServicePolicy]:
     """All rows that a plan depends on, of the jobs that wait all or `only` one, and the policy in force."""
     these = true() if only is None else jobs.c.id == only
+    waiting = select(*_JOB_COLUMNS).where(jobs.c.state.in_(WAITING_JOBS), these)
+    kept = preemption.list_kept(connection)
+    return _take(connection, connection.execute(waiting).mappings().all(), these, kept, lease_s)
+
+
+def take_front(
+    connection: Connection, *, lease_s: float, length: int | None
+) -> tuple[Snapshot, ServicePolicy, frozenset[int]]:
+    """As `take_snapshot`, of the first `length` jobs of each line in the queue; and the last ones that were read.
+
+    It leads to the same placements unless the plan went beyond one of these.
+    """
+    kept = preemption.list_kept(connection)
+    front = read_all(connection, _JOB_COLUMNS) if length is None else read_front(connection, _JOB_COLUMNS, length, kept)
+    ids = [row["id"] for row in front.rows]
+    # What others wait for does no harm.
+    these = jobs.c.id.in_(ids) if front.last_ids and len(ids) <= IDS_AT_ONCE else true()
+    return *_take(connection, front.rows, these, kept, lease_s), front.last_ids
+
+
+def _take(
+    connection: Connection,
+    waiting: Sequence[RowMapping],
+    these: ColumnElement[bool],
+    kept: Mapping[int, tuple[int, ...]],
+    lease_s: float,
+) -> tuple[Snapshot, ServicePolicy]:
     now, policy = read_now(connection), read_policy(connection)
-    waiting = list(connection.execute(select(*_JOB_COLUMNS).where(jobs.c.state.in_(WAITING_JOBS), these)).mappings())
     running = list_running(connection)
     history = _History(connection)
     usage = decayed_usage(list_spells(connection, running, now), now, policy.half_life_s)
-    after, kept = _dependencies(connection, these), preemption.list_kept(connection)
+    after = _dependencies(connection, these)
     set_ids = {row["set_id"] for row in waiting if row["set_id"] is not None}
     snapshot = Snapshot(
         now=now,
@@ -270,7 +298,7 @@ def _dependencies(connection: Connection, these: ColumnElement[bool]) -> dict[in
     for row in connection.execute(query).mappings():
         each = Dependency(row["after_id"], Condition(row["condition"]), _progress(row["state"]))
         found[row["job_id"]] = (*found.get(row["job_id"], ()), each)
-    for job_id, each in sets.list_dependencies(connection):
+    for job_id, each in sets.list_dependencies(connection, these):
         found[job_id] = (*found.get(job_id, ()), each)
     return found
 

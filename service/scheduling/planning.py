@@ -10,7 +10,7 @@ asked for (`explaining.py`, `expectations.py`), because most plans are never loo
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -66,6 +66,8 @@ class Plan:
         self.preempted: list[Preempted] = []
         self.kept: dict[int, Kept] = {}  # by job
         self.reserved: dict[int, Reservation] = {}  # by worker
+        # So many jobs, from the first on, were considered; more than there are: any other would be, too.
+        self.reach = 0
         self.tally = Tally(policy, snapshot.running, snapshot.max_parallel, snapshot.over_quota)
         self._preemption = Preemption(snapshot, policy, cluster)
         self._new_ends: dict[int, float] = {job.id: snapshot.now for job in snapshot.running if job.is_leaving}
@@ -107,7 +109,8 @@ class Plan:
         selector: Selector | None = None
         pool: Pool
         most_free, has_reserved = 0, False
-        for job in self.order:
+        for reach, job in enumerate(self.order, 1):
+            self.reach = reach
             if job.selector is not selector:
                 selector = job.selector
                 pool = self.cluster.pool(selector)
@@ -135,6 +138,11 @@ class Plan:
                 return
             if self._is_over():
                 return
+        self.reach = len(self.order) + 1
+
+    def went_beyond(self, job_ids: Collection[int]) -> bool:
+        """Whether jobs behind one of these were considered: others behind it, had they been there, might matter."""
+        return any(job.id in job_ids for job in self.order[: max(self.reach - 1, 0)])
 
     def _is_over(self) -> bool:
         return not self.cluster.has_room() and self._preemption.above == NOBODY

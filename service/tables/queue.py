@@ -80,7 +80,7 @@ jobs = Table(
     ),
     CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
     UniqueConstraint("user", "idempotency_key"),
-    Index("ix_jobs_state_priority", "state", "priority", "submitted_at"),
+    Index("ix_jobs_line", "state", "user", "priority", "submitted_at", "id"),  # the queue, line by line (`front.py`)
     Index("ix_jobs_history", "model", "num_devices", "state", "id"),  # how long the like of it took
     Index("ix_jobs_set", "set_id", "state", "failure_class"),  # all that counting needs
     # Pages of jobs, newest first, one state after the other (`pages.py`).
