@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import CTE, ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, tuple_
+from sqlalchemy import CTE, ColumnElement, Connection, RowMapping, and_, delete, func, insert, select
 
 from .database import in_batches
 from .tables import metrics
@@ -65,12 +65,15 @@ def list_thinned(connection: Connection, run_id: int, max_points: int) -> list[R
 def _curves(connection: Connection, run_id: int) -> list[tuple[str, str]]:
     """Name and split of each curve of a run: from each the index leads to the next."""
     found: list[tuple[str, str]] = []
-    key = (metrics.c.name, metrics.c.split)
-    query = select(*key).where(metrics.c.run_id == run_id).order_by(*key).limit(1)
+    name, split = metrics.c.name, metrics.c.split
+    query = select(name, split).where(metrics.c.run_id == run_id).order_by(name, split).limit(1)
     row = connection.execute(query).one_or_none()
     while row is not None:
         found.append((row.name, row.split))
-        row = connection.execute(query.where(tuple_(*key) > found[-1])).one_or_none()
+        # Not as a pair: SQLite would read all points of this name to find the end of this split.
+        following = (and_(name == row.name, split > row.split), name > row.name)
+        rows = (connection.execute(query.where(behind)).one_or_none() for behind in following)
+        row = next((each for each in rows if each is not None), None)
     return found
 
 
