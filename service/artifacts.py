@@ -8,22 +8,22 @@ invisible to every reader. Callers know files, ranges of bytes and ids only.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
 
 from dljobs.errors import DljobsError, NotFound, StorageFull
 
 from . import blobs
-from .ahead import ahead
 from .artifact_reader import ArtifactReader, Part, digest_of_parts
 from .clock import now
-from .cutting import BLOB_BYTES, cut
-from .database import Database
+from .cut_file import CutFile
+from .cutting import BLOB_BYTES
+from .database import IDS_AT_ONCE, Database
 from .json_text import to_json
 from .names import MAX_ID
 from .runs import RunKey, fenced_update
@@ -33,10 +33,9 @@ from .tables import artifact_blobs, artifacts, jobs, runs
 
 _STAGING_SUFFIX = ".staging"  # in the name, so that a complete artifact of the same name can stand beside it
 _SMALL_BYTES = 1024 * 1024  # what is not larger is loaded at once: a connection more takes longer
-_BATCH_BYTES = 4 * BLOB_BYTES  # read and hashed at a time, while those before are being stored
 # New bytes in a transaction. On SQLite nobody else writes meanwhile, heartbeats neither; on Postgres each transaction
 # costs eight round trips, and keeps nobody waiting but writers for the same run.
-_TRANSACTION_BYTES = {"sqlite": BLOB_BYTES, "postgresql": _BATCH_BYTES}
+_TRANSACTION_BYTES = {"sqlite": BLOB_BYTES, "postgresql": 4 * BLOB_BYTES}
 # A complete artifact with its blobs in order: a row for each, or one if it has none. What is small comes with its
 # bytes, so that it takes one round trip.
 _OPENING = """
@@ -62,14 +61,6 @@ class Description:
     best: bool = False
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Pieces of the file with their digests."""
-
-    pieces: list[tuple[str, bytes]]
-    is_last: bool
-
-
 class ArtifactStore:
     """Writes and reads artifacts of a database."""
 
@@ -87,48 +78,47 @@ class ArtifactStore:
             StaleToken: the run's lease is gone; nothing became visible.
             StorageFull: the database has no room.
         """
-        parts: list[Part] = []
         artifact_id = None
         obsolete: set[str] = set()
         try:
             with path.open("rb") as file:
-                for batch in self._transactions(ahead(_batches(file), 1)):
+                content = CutFile(file)
+                for numbers in self._transactions(content):
+                    is_last = numbers.stop == len(content.parts)
                     # Only the last one waits for the disk, and with it for all before it.
-                    with self._database.write(durable=batch.is_last) as connection:
+                    with self._database.write(durable=is_last) as connection:
                         fenced_update(connection, key)
                         if artifact_id is None:
                             artifact_id, left = _begin(connection, key, what)
                             obsolete |= left
-                        parts += _add(connection, artifact_id, parts, batch)
-                        if batch.is_last:
-                            obsolete |= _complete(connection, key, what, artifact_id, parts)
+                        _add(connection, artifact_id, content, numbers)
+                        if is_last:
+                            obsolete |= _complete(connection, key, what, artifact_id, content)
         except StorageFull:
             # The room that the blobs take is what everybody lacks now; if even this fails, the sweep does it later.
             with suppress(DljobsError):
                 self._remove(artifacts.c.id == artifact_id)
             raise
-        assert artifact_id is not None  # there is always a last batch
+        assert artifact_id is not None  # there is always a last transaction
         blobs.collect(self._database, obsolete)
         return artifact_id
 
-    def _transactions(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
-        """The batches in parts of which each has few enough bytes that the database does not have."""
+    def _transactions(self, content: CutFile) -> Iterator[range]:
+        """The numbers of the parts in ranges that have few enough bytes which the database does not have."""
         most = _TRANSACTION_BYTES[self._database.engine.dialect.name]
-        for batch in batches:
-            known: set[str] = set()
-            if sum(len(piece) for _digest, piece in batch.pieces) > most:
-                with self._database.ask() as connection:
-                    known = blobs.known(connection, [digest for digest, _piece in batch.pieces])
-            pieces: list[tuple[str, bytes]] = []
-            room = most
-            for digest, piece in batch.pieces:
-                num_new = 0 if digest in known else len(piece)
-                if num_new > room:
-                    yield _Batch(pieces, is_last=False)
-                    pieces, room = [], most
-                pieces.append((digest, piece))
-                room -= num_new
-            yield _Batch(pieces, batch.is_last)
+        stored: set[str] = set()
+        if content.size > most:
+            with self._database.ask() as connection:
+                stored = blobs.known(connection, [part.digest for part in content.parts])
+        first, room = 0, most
+        for number, part in enumerate(content.parts):
+            num_new = 0 if part.digest in stored else part.size
+            if num_new > room or number - first == IDS_AT_ONCE:
+                yield range(first, number)
+                first, room = number, most
+            room -= num_new
+            stored.add(part.digest)
+        yield range(first, len(content.parts))
 
     def open(self, artifact_id: int) -> ArtifactReader:
         """For reading an artifact, or parts of it.
@@ -193,19 +183,6 @@ class ArtifactStore:
         blobs.collect(self._database, obsolete)
 
 
-def _batches(file: BinaryIO) -> Iterator[_Batch]:
-    """The file in batches of at most `_BATCH_BYTES`. There is always a last one, perhaps an empty one."""
-    pieces: list[tuple[str, bytes]] = []
-    room = _BATCH_BYTES
-    for piece in cut(file):
-        if len(piece) > room:
-            yield _Batch(pieces, is_last=False)
-            pieces, room = [], _BATCH_BYTES
-        pieces.append((blobs.digest_of(piece), piece))
-        room -= len(piece)
-    yield _Batch(pieces, is_last=True)
-
-
 def _begin(connection: Connection, key: RunKey, what: Description) -> tuple[int, set[str]]:
     """The artifact's id, and the blobs that an earlier attempt at it has left."""
     name = f"{what.name}{_STAGING_SUFFIX}"
@@ -224,24 +201,22 @@ def _begin(connection: Connection, key: RunKey, what: Description) -> tuple[int,
     return int(connection.execute(made).scalar_one()), left
 
 
-def _add(connection: Connection, artifact_id: int, before: list[Part], batch: _Batch) -> list[Part]:
-    if not batch.pieces:
-        return []
-    blobs.keep(connection, dict(batch.pieces))
-    parts = [Part(digest, len(data)) for digest, data in batch.pieces]
-    rows = [
-        {"artifact_id": artifact_id, "number": number, "digest": part.digest, "size_bytes": part.size}
-        for number, part in enumerate(parts, len(before))
-    ]
-    connection.execute(insert(artifact_blobs), rows)
-    return parts
+def _add(connection: Connection, artifact_id: int, content: CutFile, numbers: range) -> None:
+    parts = content.parts[numbers.start : numbers.stop]
+    if parts:
+        blobs.keep(connection, {part.digest: part.size for part in parts}, content.read)
+        rows = [
+            {"artifact_id": artifact_id, "number": number, "digest": part.digest, "size_bytes": part.size}
+            for number, part in zip(numbers, parts, strict=True)
+        ]
+        connection.execute(insert(artifact_blobs), rows)
 
 
-def _complete(connection: Connection, key: RunKey, what: Description, artifact_id: int, parts: list[Part]) -> set[str]:
+def _complete(connection: Connection, key: RunKey, what: Description, artifact_id: int, content: CutFile) -> set[str]:
     """Make the artifact visible in the place of the one that had its name, whose blobs are returned."""
     replaced = remove(connection, *_named(key, what, what.name))
-    size = sum(part.size for part in parts)
-    complete = {"name": what.name, "state": "complete", "size_bytes": size, "digest": digest_of_parts(parts)}
+    digest = digest_of_parts(content.parts)
+    complete = {"name": what.name, "state": "complete", "size_bytes": content.size, "digest": digest}
     connection.execute(update(artifacts).where(artifacts.c.id == artifact_id).values(**complete))
     return replaced
 

@@ -8,7 +8,7 @@ was just referred to. It knows nothing of runs, names and files.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from dljobs.errors import DljobsError
 
 from .clock import now
 from .cutting import BLOB_BYTES
-from .database import Database
+from .database import Database, in_batches
 from .tables import artifact_blobs, blobs
 
 if TYPE_CHECKING:
@@ -40,31 +40,44 @@ def digest_of(data: bytes | memoryview) -> str:
 
 def known(connection: Connection, digests: Sequence[str]) -> set[str]:
     """Which of these blobs the database has now, whole as far as anybody knows."""
-    return set(connection.scalars(_whole(digests)))
+    found: set[str] = set()
+    for some in in_batches(digests):
+        found |= set(connection.scalars(_whole(some)))
+    return found
 
 
-def keep(connection: Connection, content: Mapping[str, bytes]) -> None:
+def keep(
+    connection: Connection, sizes: Mapping[str, int], read: Callable[[Sequence[str]], Mapping[str, memoryview]]
+) -> None:
     """See that the database has these blobs, and go on having them until this transaction ends.
 
     Args:
-        content: the bytes by their digest.
+        sizes: how many bytes each has, by digest.
+        read: the bytes of those that the database lacks, some at a time: `BLOB_BYTES` at most.
     """
-    # On Postgres the lock keeps collectors away, and no writer.
-    kept = set(connection.scalars(_whole(content).with_for_update(read=True, key_share=True)))
+    kept: set[str] = set()
+    for digests in in_batches(list(sizes)):
+        # On Postgres the lock keeps collectors away, and no writer.
+        kept |= set(connection.scalars(_whole(digests).with_for_update(read=True, key_share=True)))
     # In order: of two writers of the same blobs one waits for the other, never each for each.
-    new = sorted(content.keys() - kept)
-    insert = _mending_insert(connection.dialect.name)
-    rows: list[dict[str, object]] = []
+    for digests in _together(sorted(sizes.keys() - kept), sizes):
+        rows = [{"digest": digest, "size_bytes": len(data), "data": data} for digest, data in read(digests).items()]
+        # One statement for all of them: on Postgres no row waits for the answer to the one before. Not for more bytes:
+        # the driver keeps them all in memory, which would be new.
+        connection.execute(_mending_insert(connection.dialect.name), rows)
+
+
+def _together(digests: Iterable[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    some: list[str] = []
     room = BLOB_BYTES
-    for digest in new:
-        data = content[digest]
-        if len(data) > room:
-            connection.execute(insert, rows)
-            rows, room = [], BLOB_BYTES
-        rows.append({"digest": digest, "size_bytes": len(data), "data": data})
-        room -= len(data)
-    if rows:
-        connection.execute(insert, rows)
+    for digest in digests:
+        if sizes[digest] > room:
+            yield some
+            some, room = [], BLOB_BYTES
+        some.append(digest)
+        room -= sizes[digest]
+    if some:
+        yield some
 
 
 def _whole(digests: Collection[str]) -> Select[tuple[str]]:

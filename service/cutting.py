@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from io import SEEK_END
 from itertools import chain, pairwise, repeat
 from typing import BinaryIO
 
@@ -20,31 +21,19 @@ GROUP_BYTES = 1024 * 1024  # at most so much in a blob of small tensors
 MAX_HEADER_BYTES = 16 * 1024 * 1024  # of 100,000 tensors; a file with more is cut without regard to them
 
 
-def cut(file: BinaryIO) -> Iterator[bytes]:
-    """The pieces of a file from where it stands, none of them empty. It need not be seekable."""
+def cut(file: BinaryIO) -> Iterator[int]:
+    """The sizes of a file's pieces in order. None is 0, and together they are its size."""
+    rest = file.seek(0, SEEK_END)
+    file.seek(0)
     beginning = file.read(8)
     header_bytes = int.from_bytes(beginning, "little")
     if len(beginning) == 8 and header_bytes <= MAX_HEADER_BYTES:
         beginning += file.read(header_bytes)
-    stream = _Stream(beginning, file)
     for size in chain(_sizes(beginning), repeat(BLOB_BYTES)):
-        piece = stream.read(size)
-        if not piece:
+        if not rest:
             return
-        yield piece
-
-
-class _Stream:
-    """A file of which some bytes were read before."""
-
-    def __init__(self, beginning: bytes, file: BinaryIO) -> None:
-        self._beginning = memoryview(beginning)
-        self._file = file
-
-    def read(self, size: int) -> bytes:
-        kept, self._beginning = self._beginning[:size], self._beginning[size:]
-        rest = self._file.read(size - len(kept)) if len(kept) < size else b""
-        return bytes(kept) + rest if kept else rest
+        yield min(size, rest)
+        rest -= min(size, rest)
 
 
 def _sizes(beginning: bytes) -> Iterator[int]:

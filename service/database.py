@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, Update, bindparam, create_engine, event, make_url, text, update
 from sqlalchemy.exc import (
@@ -27,6 +27,8 @@ from sqlalchemy.exc import (
 from dljobs.errors import DatabaseFull, NotAllowed, Unreachable, UsageError
 
 from .settings import Settings, mask
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 30
 IDS_AT_ONCE = 1000
@@ -189,7 +191,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("dljobs_write") else "BEGIN")
 
 
-def in_batches(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+def in_batches(ids: Sequence[T]) -> Iterator[Sequence[T]]:
     """As many of them at a time as one statement may well name."""
     for start in range(0, len(ids), IDS_AT_ONCE):
         yield ids[start : start + IDS_AT_ONCE]

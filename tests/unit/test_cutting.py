@@ -23,7 +23,11 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cut(content: bytes) -> list[bytes]:
-    return list(cutting.cut(io.BytesIO(content)))
+    file = io.BytesIO(content)
+    sizes = list(cutting.cut(file))
+    assert sum(sizes) == len(content)
+    file.seek(0)
+    return [file.read(size) for size in sizes]
 
 
 def safetensors(tensors: Mapping[str, bytes], **changes: object) -> bytes:

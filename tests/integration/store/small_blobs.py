@@ -6,12 +6,11 @@ from types import ModuleType
 
 import pytest
 
-from dljobs.service import artifact_reader, artifacts, cutting
+from dljobs.service import artifact_reader, artifacts, blobs, cut_file, cutting
 
 SMALL = 1000
 _SIZES: list[tuple[ModuleType, str, object]] = [
-    *((module, "BLOB_BYTES", SMALL) for module in (artifact_reader, artifacts, cutting)),
-    (artifacts, "_BATCH_BYTES", 4 * SMALL),
+    *((module, "BLOB_BYTES", SMALL) for module in (artifact_reader, artifacts, blobs, cut_file, cutting)),
     (artifacts, "_SMALL_BYTES", SMALL),
     (artifacts, "_TRANSACTION_BYTES", {"sqlite": SMALL, "postgresql": SMALL}),
     (artifact_reader, "_LOAD_BYTES", SMALL),

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, func, select, text, update
 
-from dljobs.errors import CorruptArtifact, NotFound, StorageFull, Unreachable
+from dljobs.errors import CorruptArtifact, DljobsError, NotFound, StorageFull, Unreachable
 from dljobs.service import blobs as blobs_module
 from dljobs.service import cutting
 from dljobs.service.artifacts import ArtifactStore, Description, get_artifact, list_artifacts
@@ -26,7 +27,6 @@ from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
 from dljobs.service.tables import artifacts, blobs
 from tests.databases import settings_for
-from tests.waiting import wait_until
 
 from .rows import end, place_again, run_it, start, states
 from .small_blobs import SMALL, use_small_blobs
@@ -125,28 +125,33 @@ def test_of_two_runs_of_a_job_each_keeps_its_own(database: Database, tmp_path: P
 # Writers that die
 
 
-def put_from(url: str, run_id: int, token: str, path: str) -> None:
+def die_in_the_second_transaction(url: str, run_id: int, token: str, path: str) -> None:
     """What the writer process below does."""
+    keep, num_calls = blobs_module.keep, 0
+
+    def die(*args: Any) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        keep(*args)
+
+    blobs_module.keep = die
     put(Database(url), RunKey(run_id, token), Path(path))
 
 
 def test_kill_9_in_mid_upload_leaves_nothing_visible(
     database: Database, database_settings: Settings, tmp_path: Path
 ) -> None:
-    """The file is a pipe that ends after five blobs and a half: there the writer is killed."""
     job_id, key = start(database)
-    os.mkfifo(tmp_path / "pipe")
-    code = f"import sys; from {__name__} import put_from as p; p(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])"
-    command = [sys.executable, "-c", code, database_settings.sqlalchemy_url, str(key.run_id), key.token]
-    with subprocess.Popen([*command, str(tmp_path / "pipe")]) as writer:
-        try:
-            with (tmp_path / "pipe").open("wb") as pipe:
-                pipe.write(b"x" * (cutting.BLOB_BYTES * 11 // 2))
-                pipe.flush()
-                wait_until(lambda: count_rows(database) == (1, 1), 30, "the first blob is in the database")
-                assert listed(database, job_id) == []
-        finally:
-            writer.send_signal(signal.SIGKILL)
+    path = write_file(tmp_path, cutting.BLOB_BYTES * 11 // 2)
+    name = die_in_the_second_transaction.__name__
+    code = f"import sys; from {__name__} import {name} as die; die(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])"
+    arguments = (database_settings.sqlalchemy_url, str(key.run_id), key.token, str(path))
+    writer = subprocess.run([sys.executable, "-c", code, *arguments], check=False)
+    assert writer.returncode == -signal.SIGKILL
+    assert count_rows(database) == (1, 1 if database.is_sqlite else 4)
+    assert listed(database, job_id) == []
     with database.read() as connection:
         left = connection.scalar(select(artifacts.c.id))
         assert left is not None
@@ -161,6 +166,37 @@ def test_kill_9_in_mid_upload_leaves_nothing_visible(
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
     assert listed(database, job_id) == ["last"]
     assert count_rows(database) == (1, 1)
+
+
+@pytest.mark.usefixtures("small_blobs")
+def test_a_file_that_changes_while_it_is_stored_is_refused(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes would not match their digests."""
+    job_id, key = start(database)
+    path = write_file(tmp_path, 3500)
+    keep, changes = blobs_module.keep, list[Callable[[], object]]()
+
+    def keep_after_change(*args: Any) -> None:
+        changes[-1]()
+        keep(*args)
+
+    monkeypatch.setattr(blobs_module, "keep", keep_after_change)
+    for change in (
+        partial(os.truncate, path, 3400),
+        partial(os.truncate, path, 0),
+        partial(path.write_bytes, bytes(3500)),
+    ):
+        write_file(tmp_path, 3500)
+        changes.append(change)
+        with pytest.raises(DljobsError, match="has changed while it was stored"):
+            put(database, key, path)
+        assert listed(database, job_id) == []
+    write_file(tmp_path, 3500)
+    monkeypatch.undo()
+    use_small_blobs(monkeypatch)
+    assert b"".join(ArtifactStore(database).chunks(put(database, key, path))) == path.read_bytes()
+    assert count_rows(database) == (1, 4)
 
 
 @pytest.mark.usefixtures("small_blobs")

@@ -191,8 +191,10 @@ def test_a_transaction_writes_a_few_blobs_at_most(database: Database, tmp_path: 
             for row in parameters if isinstance(parameters, list) else [parameters]:
                 values = row.values() if isinstance(row, dict) else row
                 # psycopg's wrapper of bytes has them as `obj`.
-                contents = [getattr(value, "obj", value) for value in values]
-                written[-1] += max(len(content) for content in contents if isinstance(content, bytes))
+                contents = [
+                    value if isinstance(value, memoryview) else getattr(value, "obj", value) for value in values
+                ]
+                written[-1] += max(len(content) for content in contents if isinstance(content, memoryview))
 
     event.listen(database.engine, "before_cursor_execute", note)
     event.listen(database.engine, "commit", lambda _connection: written.append(0))
@@ -212,8 +214,8 @@ def test_memory_is_bounded(database: Database, tmp_path: Path) -> None:
     try:
         artifact_id = put(database, key, path)
         assert sum(len(chunk) for chunk in ArtifactStore(database).chunks(artifact_id)) == 12 * BLOB_BYTES
-        # Two batches of four, the piece that is being read, and the driver's copies of the one that is being stored.
-        assert tracemalloc.get_traced_memory()[1] < 12.5 * BLOB_BYTES
+        # The piece that is read, the one that is in use, the one that waits, and the driver's copies.
+        assert tracemalloc.get_traced_memory()[1] < 4.5 * BLOB_BYTES
     finally:
         tracemalloc.stop()
 
@@ -370,7 +372,7 @@ def test_kill_9_at_any_statement_beside_collectors(
 ) -> None:
     files = {"kept": write_file(tmp_path, seed=0).read_bytes(), "dropped": write_file(tmp_path, seed=1).read_bytes()}
     url = database_settings.sqlalchemy_url
-    statements = range(1, 100, 5)
+    statements = [*range(1, 40, 2), 100]
     add_worker(database, num_devices=len(statements))
     keys = [start(database, name=f"job {statement}")[1] for statement in statements]
     dying = [("die", url, k.run_id, k.token, str(tmp_path), n) for k, n in zip(keys, statements, strict=True)]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from dljobs.service.failures import FailureClass
 from dljobs.service.metrics import Point
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.tables import blobs, metadata
-from tests.waiting import wait_until
 
 from .rows import LEASE_S, end, let_lease_run_out, place, place_again, run_row, start
 
@@ -118,24 +116,24 @@ def test_what_was_written_before_stays(database: Database, tmp_path: Path) -> No
     assert everything(database) == before
 
 
-def test_a_token_that_is_lost_in_mid_upload_shows_nothing(database: Database, tmp_path: Path) -> None:
-    """The file is a pipe: when its first blobs are stored under a good token, the run ends."""
+def test_a_token_that_is_lost_in_mid_upload_shows_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its first blobs are stored under a good token, the run ends."""
     job_id, key = start(database)
-    os.mkfifo(tmp_path / "pipe")
-    ended: list[Any] = []
+    (tmp_path / "file").write_bytes(os.urandom(BLOB_BYTES * 11 // 2))
+    transactions = ArtifactStore._transactions
 
-    def feed() -> None:
-        with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
-            pipe.write(os.urandom(BLOB_BYTES * 11 // 2))
-            wait_until(lambda: num_blobs(database) >= 1, 30, "the first blob is in the database")
-            ended.append(end(database, key, Outcome(FailureClass.PREEMPTED, "drained")))
+    def end_after_one(*args: Any) -> Iterator[range]:
+        first, *others = transactions(*args)
+        yield first
+        assert num_blobs(database) >= 1
+        assert end(database, key, Outcome(FailureClass.PREEMPTED, "drained")) == "queued"
+        yield from others
 
-    feeder = threading.Thread(target=feed)
-    feeder.start()
+    monkeypatch.setattr(ArtifactStore, "_transactions", end_after_one)
     with pytest.raises(StaleToken):
-        ArtifactStore(database).put(key, Description("state_dict", "late"), tmp_path / "pipe")
-    feeder.join()
-    assert ended == ["queued"]
+        ArtifactStore(database).put(key, Description("state_dict", "late"), tmp_path / "file")
     with database.read() as connection:
         assert list_artifacts(connection, job_id) == []
 
