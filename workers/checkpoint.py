@@ -24,7 +24,7 @@ from dljobs.service.spec import JobSpec, Training
 
 from .plan import Plan
 from .progress import Progress
-from .weights import copy_to_host, read_metadata, read_tensors, with_aliases, write_tensors
+from .weights import HostCopy, read_metadata, read_tensors, with_aliases, write_tensors
 
 _FORMAT = 2
 _KEY = "checkpoint"
@@ -42,6 +42,9 @@ _REPORTING = {
     "checkpoint_every_steps",
     "checkpoint_every_epochs",
 }
+
+
+OptimizerCopy = tuple[dict[str, Tensor], dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,10 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)  # of a float16 run's gradients
 
     @classmethod
-    def capture(
+    def of(
         cls,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        weights: HostCopy,
+        optimizer: OptimizerCopy,
         progress: Progress,
         random_states: list[str],
         spec: JobSpec,
@@ -73,19 +76,11 @@ class Checkpoint:
         data: str = "{}",
         scaler: dict[str, Any] | None = None,
     ) -> Checkpoint:
-        """Copy the state of a run between two steps."""
-        weights, aliases = copy_to_host(model.state_dict())
-        state = optimizer.state_dict()
-        tensors = {_MODEL + name: tensor for name, tensor in weights.items()}
-        scalars: dict[str, dict[str, Any]] = {}
-        for index, values in state["state"].items():
-            for key, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"{_OPTIMIZER}{index}/{key}"] = value.detach().to("cpu", copy=True).contiguous()
-                else:
-                    scalars.setdefault(str(index), {})[key] = value
+        """The checkpoint of a run between two steps, of copies that were taken there."""
+        named, aliases = weights
+        state, scalars = optimizer
         return cls(
-            tensors=tensors,
+            tensors={_MODEL + name: tensor for name, tensor in named.items()} | state,
             aliases=aliases,
             optimizer=spec.training.optimizer,
             scalars=scalars,
@@ -156,6 +151,23 @@ class Checkpoint:
                 index, key = name.removeprefix(_OPTIMIZER).split("/", 1)
                 state.setdefault(int(index), {})[key] = tensor
         return {"state": state, "param_groups": groups}
+
+
+def copy_optimizer(optimizer: torch.optim.Optimizer, *, final: bool = False) -> OptimizerCopy:
+    """What an optimizer keeps for its parameters: tensors, by their names in a checkpoint, and what is beside them.
+
+    Args:
+        final: no step follows, so that what is on the host needs no copy.
+    """
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{_OPTIMIZER}{index}/{key}"] = value.detach().to("cpu", copy=not final).contiguous()
+            else:
+                scalars.setdefault(str(index), {})[key] = value
+    return tensors, scalars
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from . import device_memory, strategies, workload
+from . import device_memory, host_memory, strategies, workload
 from .all_reduce import run_all_reduce
 from .channel import EventWriter
 from .failure import describe
@@ -57,9 +57,11 @@ def main(run_json: str) -> None:
 
 def _run(request: RunRequest, channel: EventWriter) -> None:
     torch.set_num_threads(request.num_threads)
+    torch.set_num_interop_threads(request.num_threads)
     strategy = strategies.join(request.spec.strategy, request.device_kind, len(request.devices), request.interface)
     threads = f"{request.num_threads} thread{'s' if request.num_threads > 1 else ''}"
-    print(f"rank {strategy.rank} of {strategy.world_size} on {strategy.device}, {threads}, {strategy.name}", flush=True)
+    how = f"{strategy.device}, {threads}, {strategy.describe()}"
+    print(f"rank {strategy.rank} of {strategy.world_size} on {how}", flush=True)
     channel.ring()
     device_memory.cap(strategy.device, request.memory_bytes)
     try:
@@ -70,7 +72,9 @@ def _run(request: RunRequest, channel: EventWriter) -> None:
         elif request.spec.kind == "all-reduce":
             run_all_reduce(strategy, channel)
         else:
-            Trainer(request, strategy, channel).run()
+            trainer = Trainer(request, strategy, channel)
+            host_memory.keep_freed()
+            trainer.run()
     finally:
         if (peak := device_memory.peak_bytes(strategy.device)) is not None:
             channel.write("memory", peak_bytes=peak)

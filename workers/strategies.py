@@ -48,6 +48,10 @@ class Strategy:
 
     name = "single"
 
+    def describe(self) -> str:
+        """For the log: the strategy, and what one cannot see of it from outside."""
+        return self.name
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """What the training step calls, for a raw model that is already on `device`."""
         return model
@@ -124,6 +128,10 @@ class Distributed(Strategy):
     shared: SharedSum | None = None  # how CPU ranks of one host sum; the others go through the process group
 
     name = "ddp"
+
+    def describe(self) -> str:
+        """See `Strategy.describe`."""
+        return self.name if self.shared is None else f"{self.name}, sums in shared memory"
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """A model without a parameter to train would be refused by DDP, and needs none of it."""

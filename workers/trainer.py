@@ -23,7 +23,7 @@ from dljobs.models.data_record import DataRecord
 from .agreement import Agreement
 from .artifacts import ArtifactWriter
 from .channel import EventWriter
-from .checkpoint import Checkpoint, spec_digest
+from .checkpoint import Checkpoint, copy_optimizer, spec_digest
 from .compiling import compiled_if_right
 from .folder import RunFolder, RunRequest
 from .gradient import Gradient
@@ -36,7 +36,7 @@ from .random_state import capture, restore, seed_all
 from .sharding import Batches, Shard
 from .stop_rule import StopRule
 from .strategies import Strategy
-from .weights import copy_to_host, digest, write_state_dict
+from .weights import HostCopy, copy_to_host, digest, write_state_dict
 from .workload import evaluate_on_test, load_workload, scalars
 
 _PROGRESS_EVERY_S = 1.0  # also of what only tells that the run is alive
@@ -198,8 +198,7 @@ class Trainer:
 
     def _end_epoch(self) -> bool:
         """Evaluate, keep the weights, and leave a checkpoint before the next epoch; True if the run stops here."""
-        progress, leaves_checkpoint = self.progress, self._epoch_leaves_checkpoint()
-        is_last = progress.epoch == self.last_epoch
+        progress = self.progress
         # A summed loss is one of a batch: of these the mean, as of samples where it is averaged.
         num = progress.num_samples if self.workload.loss.averaged else progress.step_in_epoch
         epoch_loss = progress.loss_sum / num
@@ -207,7 +206,7 @@ class Trainer:
         self._emit("metrics", **where, split="train", values={"epoch_loss": epoch_loss})
         random_state = capture()
         try:
-            values = self._evaluate_and_keep(progress.epoch)
+            values = self._evaluate(progress.epoch)
         except _Stop:
             # As after the epoch's last step: whoever continues evaluates from the beginning.
             restore(random_state)
@@ -219,13 +218,15 @@ class Trainer:
         took, self._epoch_started_at = now - self._epoch_started_at, now
         metric = self.spec.metric
         self._say(epoch_line(progress.epoch, self.plan.epochs, epoch_loss, metric, values[metric], took))
-        is_best = progress.best_epoch == progress.epoch
+        weights = self._keep_weights(progress.epoch, values)
+        is_best, is_last = progress.epoch == progress.best_epoch, progress.epoch == self.last_epoch
+        leaves_checkpoint = self._epoch_leaves_checkpoint()
         progress.next_epoch()
         # Never two at once; but a run is not over before its last checkpoint is on its way.
         if leaves_checkpoint and self.agreement.is_writing() and not is_last:
             self.agreement.owe_checkpoint()
         elif leaves_checkpoint:
-            self._checkpoint(values, best=is_best)
+            self._checkpoint(values, best=is_best, weights=weights, final=is_last)
         self.agreement.restart_clock()
         return False
 
@@ -237,8 +238,8 @@ class Trainer:
         if self.agreement.must_stop():
             raise _Stop
 
-    def _evaluate_and_keep(self, epoch: int) -> dict[str, float]:
-        """Evaluate over all ranks; save the state_dict if the epoch is the best so far, the last, or one to keep."""
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        """Evaluate over all ranks, tell what was found, and judge whether the training ends here."""
         progress, spec = self.progress, self.spec
         size = self.training.batch_size
         result, _ = evaluate_on_test(self.workload, self.wrapped, self.strategy, size, self._look_up)
@@ -251,24 +252,29 @@ class Trainer:
             raise UsageError(f"the metric {spec.metric!r} is not among the results of {spec.data}: {known}")
         value = values[spec.metric]
         is_better = value >= progress.best_value if spec.goal == "max" else value <= progress.best_value
-        is_best = is_better or not progress.best_epoch
-        if is_best:
+        if is_better or not progress.best_epoch:
             progress.best_epoch, progress.best_value = epoch, value
         self.result = result
         self._emit("metrics", step=progress.step, epoch=epoch, split="test", values=values)
         if not progress.ended and (why := self.until.judge_results(progress.step, values)):
             self._end_here(why)
-        is_last = epoch == self.last_epoch
-        if self.artifacts and (is_best or is_last or epoch % self._keep_every == 0):
-            event = {"kind": "state_dict", "name": f"epoch-{epoch}", "step": progress.step, "epoch": epoch}
-            save = partial(write_state_dict, *copy_to_host(self.model.state_dict()), data=self.data_record)
-            self.artifacts.write(save, {**event, "metrics": values, "best": is_best}, must=is_last)
         return values
+
+    def _keep_weights(self, epoch: int, values: dict[str, float]) -> HostCopy | None:
+        """Save the state_dict if the epoch is the best so far, the last, or one to keep; the copy, if one was taken."""
+        is_best, is_last = epoch == self.progress.best_epoch, epoch == self.last_epoch
+        if not self.artifacts or not (is_best or is_last or epoch % self._keep_every == 0):
+            return None
+        weights = copy_to_host(self.model.state_dict(), final=is_last)
+        event = {"kind": "state_dict", "name": f"epoch-{epoch}", "step": self.progress.step, "epoch": epoch}
+        save = partial(write_state_dict, *weights, data=self.data_record)
+        self.artifacts.write(save, {**event, "metrics": values, "best": is_best}, must=is_last)
+        return weights
 
     def _finish(self) -> None:
         if self.result is None:  # resumed from a checkpoint behind the last epoch
             try:
-                self._evaluate_and_keep(self.last_epoch)
+                self._keep_weights(self.last_epoch, self._evaluate(self.last_epoch))
             except _Stop:
                 self._say_stopped()
                 return
@@ -300,20 +306,32 @@ class Trainer:
         self._say(how)
         return {"until": how}
 
-    def _checkpoint(self, metrics: dict[str, float] | None = None, *, best: bool = False) -> None:
+    def _checkpoint(
+        self,
+        metrics: dict[str, float] | None = None,
+        *,
+        best: bool = False,
+        weights: HostCopy | None = None,
+        final: bool = False,
+    ) -> None:
         """Save everything that continues the run from here; a full disk costs the checkpoint, not the run."""
         random_states = self.strategy.gather(capture())
         self.agreement.checkpoint_saved()
-        if self.artifacts:
-            save = self._capture(random_states).write
-            event = {"kind": "checkpoint", "name": f"step-{self.progress.step}", "step": self.progress.step}
-            event |= {"epoch": self.progress.worked_epoch, "metrics": metrics or {}, "best": best}
-            self.artifacts.write(save, {**event, "answers": self.agreement.answers})
-
-    def _capture(self, random_states: list[str]) -> Checkpoint:
-        data, scaler = self.data_record.to_json(), self.workload.precision.state()
-        run = (self.model, self.optimizer, self.progress, random_states, self.spec, self.plan)
-        return Checkpoint.capture(*run, data, scaler)
+        if not self.artifacts:
+            return
+        checkpoint = Checkpoint.of(
+            weights or copy_to_host(self.model.state_dict(), final=final),
+            copy_optimizer(self.optimizer, final=final),
+            self.progress,
+            random_states,
+            self.spec,
+            self.plan,
+            self.data_record.to_json(),
+            self.workload.precision.state(),
+        )
+        event = {"kind": "checkpoint", "name": f"step-{self.progress.step}", "step": self.progress.step}
+        event |= {"epoch": self.progress.worked_epoch, "metrics": metrics or {}, "best": best}
+        self.artifacts.write(checkpoint.write, {**event, "answers": self.agreement.answers})
 
     def _is_writing_checkpoint(self) -> bool:
         return self.artifacts is not None and self.artifacts.is_writing("checkpoint")

@@ -25,11 +25,16 @@ from dljobs.service.tensors import ORDER_KEY
 
 from .folder import save_whole
 
+HostCopy = tuple[dict[str, Tensor], dict[str, str]]
 
-def copy_to_host(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+
+def copy_to_host(state_dict: Mapping[str, Tensor], *, final: bool = False) -> HostCopy:
     """Copies that no later step changes, and the aliases: name left out -> name of the same tensor.
 
     A view is copied by itself: its storage could be many times larger.
+
+    Args:
+        final: no step follows, so that what is on the host needs no copy.
     """
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -39,8 +44,8 @@ def copy_to_host(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
             raise DljobsError(f"cannot save {name!r} of the state_dict: it is no tensor but {type(tensor).__name__}")
         kept = first_name.setdefault(_memory(tensor), name) if tensor.numel() else name
         if kept == name:
-            copied = tensor.detach().to("cpu", copy=True)
-            tensors[name] = copied.contiguous()
+            is_view = tensor.untyped_storage().nbytes() > tensor.nbytes
+            tensors[name] = tensor.detach().to("cpu", copy=is_view or not final).contiguous()
         else:
             aliases[name] = kept
     return tensors, aliases
@@ -52,7 +57,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         StorageFull: no room; nothing was left behind.
     """
-    save_whole(path, lambda temporary: save_file(dict(tensors), temporary, metadata=dict(metadata)))
+    save_whole(path, lambda temporary: save_file(dict(tensors), temporary, metadata=dict(metadata)), durable=False)
 
 
 def write_state_dict(

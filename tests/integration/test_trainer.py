@@ -98,6 +98,8 @@ def test_ragged_batches_and_ranks_without_samples_change_nothing(
 def test_sums_in_shared_memory_are_those_of_gloo(launcher: Launcher, tmp_path: Path, model: str) -> None:
     """Of two numbers there is one sum only: the weights have the same bits."""
     ours, gloos = (train_small(launcher, tmp_path / name, 2, name) for name in (model, f"{model}-gloo"))
+    for folder, told in ((ours, "ddp, sums in shared memory\n"), (gloos, "ddp\n")):
+        assert folder.log(0).read_text().startswith(f"rank 0 of 2 on cpu, 1 thread, {told}")
     assert train_losses(ours) == train_losses(gloos)
     results = [events_of(folder, type_="finished")[0]["result"] for folder in (ours, gloos)]
     for key in ("weights_sha256", "loss", "per_class", "best"):

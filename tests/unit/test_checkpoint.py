@@ -11,16 +11,23 @@ import torch
 from torch import nn
 
 from dljobs.errors import CorruptArtifact, UsageError
-from dljobs.service.spec import OptimizerName, Training
-from dljobs.workers.checkpoint import Checkpoint
+from dljobs.service.spec import JobSpec, OptimizerName, Training
+from dljobs.workers.checkpoint import Checkpoint, copy_optimizer
 from dljobs.workers.optimizers import build_optimizer
 from dljobs.workers.plan import Plan
 from dljobs.workers.progress import Progress
 from dljobs.workers.random_state import capture, restore, seed_all
-from dljobs.workers.weights import digest, write_tensors
+from dljobs.workers.weights import copy_to_host, digest, write_tensors
 from tests.small_jobs import small_request
 
 PLAN = Plan(steps=12, epochs=3, num_samples=50, batch_size=16, seed=5)
+
+
+def of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, spec: JobSpec, progress: Progress | None = None
+) -> Checkpoint:
+    copies = copy_to_host(model.state_dict()), copy_optimizer(optimizer)
+    return Checkpoint.of(*copies, progress or Progress(), [capture()], spec, PLAN)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -44,7 +51,7 @@ def test_a_restored_run_goes_on_bit_by_bit(tmp_path: Path, name: OptimizerName) 
     optimizer = build_optimizer(training, model)
     train(model, optimizer, range(3))
     progress = Progress(step=3, epoch=2, step_in_epoch=1, loss_sum=0.1, num_samples=24, best_epoch=1, best_value=0.3)
-    saved = Checkpoint.capture(model, optimizer, progress, [capture()], spec, PLAN)
+    saved = of(model, optimizer, spec, progress)
     train(model, optimizer, range(3, 6))  # must not change what was captured
     saved.write(tmp_path / "step-3.safetensors")
 
@@ -96,7 +103,7 @@ def test_seeding_depends_on_every_part() -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     model = new_model()
     optimizer = build_optimizer(Training(), model)
-    saved = Checkpoint.capture(model, optimizer, Progress(), [capture()], small_request(tmp_path).spec, PLAN)
+    saved = of(model, optimizer, small_request(tmp_path).spec)
     for other in (nn.Linear(6, 2), nn.Sequential(nn.Linear(6, 7), nn.BatchNorm1d(7), nn.Dropout(), nn.Linear(7, 2))):
         with pytest.raises(UsageError, match="does not fit"):
             saved.restore(other, build_optimizer(Training(), other))
@@ -122,7 +129,7 @@ def test_a_cut_checkpoint_is_corrupt(tmp_path: Path) -> None:
     model = new_model()
     optimizer = build_optimizer(Training(), model)
     path = tmp_path / "file"
-    Checkpoint.capture(model, optimizer, Progress(), [capture()], small_request(tmp_path).spec, PLAN).write(path)
+    of(model, optimizer, small_request(tmp_path).spec).write(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptArtifact):
         Checkpoint.read(path)

@@ -302,6 +302,13 @@ def test_a_run_stops_after_the_epoch_whose_test_result_is_good_enough(tmp_path: 
     assert result["until"].startswith(f"stopped at step {epoch * STEPS_PER_EPOCH}: test accuracy 0.")
 
 
+def test_so_stopped_it_leaves_the_checkpoint_of_its_last_epoch(tmp_path: Path) -> None:
+    folder = train(tmp_path / "run", until="test.accuracy>0.6", checkpoint_every_epochs=0, **LONG)
+    step = result_of(folder)["step"]
+    assert step < 160
+    assert [e["name"] for e in events_of(folder, type_="artifact") if e["kind"] == "checkpoint"] == [f"step-{step}"]
+
+
 def test_a_rule_that_was_never_met_says_so(tmp_path: Path) -> None:
     result = result_of(train(tmp_path / "run", until="loss<1e-9"))
     assert (result["step"], result["until"]) == (12, "not stopped: loss<1e-9 was not met in 12 steps")

@@ -54,6 +54,15 @@ def test_views_are_stored_without_the_rest_of_their_memory(tmp_path: Path) -> No
     assert load_file(tmp_path / "views")["b"].equal(tensors["b"])
 
 
+def test_after_the_last_step_only_views_are_copied(tmp_path: Path) -> None:
+    whole, own = torch.arange(1000.0).reshape(10, 100), torch.ones(3)
+    tensors, aliases = copy_to_host({"own": own, "a": whole[3], "b": whole[2:4]}, final=True)
+    assert tensors["own"].data_ptr() == own.data_ptr()
+    assert tensors["a"].untyped_storage().nbytes() == 400
+    write_state_dict(tensors, aliases, tmp_path / "views")
+    assert load_file(tmp_path / "views")["b"].equal(whole[2:4])
+
+
 def test_the_digest_is_of_names_types_shapes_and_values() -> None:
     base = {"a": torch.ones(2, 3), "b": torch.zeros((), dtype=torch.int64)}
     assert digest(base) == digest(dict(reversed(list(base.items()))))
