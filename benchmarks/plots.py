@@ -25,7 +25,7 @@ LOG_ABOVE = 8.0  # of the largest over the smallest ratio
 _OURS, _FLOOR, _PEER, _MET, _MISSED = "tab:blue", "black", "darkgray", "tab:green", "tab:red"
 _SMALL = 8  # points
 _WORDS = 0.35
-_NUM_COLOURS = 32
+_NUM_COLOURS = 128
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,20 @@ def draw(benchmark: Benchmark, result: Result, folder: Path = PLOTS) -> Path:
 def _panels(benchmark: Benchmark, result: Result) -> list[Panel]:
     by_axis: dict[str, list[Bar]] = {}
     for (case, quantity), group in _groups(result.series).items():
-        baseline = next((name for name in benchmark.baselines for each in group if each.peer == name), None)
-        axis = f"median, × {baseline} (left is less)" if baseline and len(group) > 1 else f"median, {group[0].unit}"
-        bars = by_axis.setdefault(axis, [])
-        bars.append(Bar(", ".join(word for word in (case, quantity) if word)))
-        bars += [_bar(benchmark, result, each, baseline if len(group) > 1 else None) for each in group]
+        base = next((each for name in benchmark.baselines for each in group if each.peer == name), None)
+        heading = ", ".join(word for word in (case, quantity) if word and word != group[0].unit)
+        if base is None or len(group) == 1:
+            bars = by_axis.setdefault(f"median, {group[0].unit}", [])
+            bars += [Bar(heading), *(_bar(benchmark, each) for each in group)]
+            continue
+        # The baseline needs no bar: it is the line where all others begin.
+        bars = by_axis.setdefault(f"median, × {base.peer} (left is less)", [])
+        bars.append(Bar(f"{heading} ({base.peer}: {show_amount(base.median, base.unit)})"))
+        bars += [_bar(benchmark, each, result.ratio(each, base.peer)) for each in group if each is not base]
     panels = [_panel(axis, bars, 1.0 if "×" in axis else 0.0) for axis, bars in by_axis.items()]
     if result.verdicts:
-        panels.append(
-            Panel("of what is allowed (left of the line is met)", [_goal(each) for each in result.verdicts], 1.0, True)
-        )
+        goals = [_goal(each) for each in result.verdicts]
+        panels.append(Panel("of what is allowed (left of the line is met)", goals, 1.0, is_log=True))
     return panels
 
 
@@ -92,15 +96,17 @@ def _groups(series: Sequence[Series]) -> dict[tuple[str, str], list[Series]]:
     return found
 
 
-def _bar(benchmark: Benchmark, result: Result, series: Series, baseline: str | None) -> Bar:
+def _bar(benchmark: Benchmark, series: Series, ratio: float | None = None) -> Bar:
     colour = _OURS if series.peer.startswith(benchmark.ours) else _FLOOR if "floor" in series.peer else _PEER
     amount = show_amount(series.median, series.unit)
-    if baseline is None:
-        return Bar(series.peer, series.median, amount, colour)
-    ratio = result.ratio(series, baseline)
     if ratio is None:
-        return Bar(series.peer, 1.0, amount, colour)
-    return Bar(series.peer, ratio, f"{ratio:.3g}  ({amount})", colour)
+        return Bar(series.peer, series.median, amount, colour)
+    return Bar(series.peer, ratio, f"{_short(ratio)}  ({amount})", colour)
+
+
+def _short(value: float) -> str:
+    """Three digits, and no exponents where they can be spared."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _panel(axis: str, bars: Sequence[Bar], origin: float) -> Panel:
@@ -110,11 +116,12 @@ def _panel(axis: str, bars: Sequence[Bar], origin: float) -> Panel:
 
 
 def _goal(verdict: Verdict) -> Bar:
-    used = verdict.limit / verdict.value if verdict.is_minimum and verdict.value else verdict.value / verdict.limit
+    less, more = (verdict.limit, verdict.value) if verdict.is_minimum else (verdict.value, verdict.limit)
     bound = "at least" if verdict.is_minimum else "at most"
-    text = f"{verdict.value:.3g}, {bound} {verdict.limit:.3g}"
-    # What is next to nothing would make all others look alike.
-    return Bar(verdict.claim, max(used, 0.01), text, _MET if verdict.is_met else _MISSED)
+    text = f"{_short(verdict.value)}, {bound} {_short(verdict.limit)}"
+    # What is next to nothing, or far too much, would make all others look alike.
+    used = min(max(less / max(more, 1e-9), 0.01), 100.0)
+    return Bar(verdict.claim, used, text, _MET if verdict.is_met else _MISSED)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -151,11 +158,11 @@ def _scale(axes: Axes, panel: Panel, values: Sequence[float]) -> None:
         return
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    low, high = min(panel.origin, *values), max(panel.origin, *values)
+    low, high = min(panel.origin / 1.5, *values), max(panel.origin * 1.5, *values)
     # Of the width that is left, the words take a third.
     room = max((high / low) ** _WORDS, 1.5)
     axes.set_xscale("log")
-    axes.set_xlim(low / room if low < panel.origin else low / room**0.2, high * room)
+    axes.set_xlim(low / room, high * room)
     num_decades = math.log10(high / low * room * room)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if num_decades < 3 else (1.0,)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -163,7 +170,7 @@ def _scale(axes: Axes, panel: Panel, values: Sequence[float]) -> None:
 
 
 def _shrink(path: Path) -> None:
-    """A picture of some colours in a fifth of the bytes."""
+    """A picture of few colours in a third of the bytes."""
     from PIL import Image
 
     with Image.open(path) as image:
