@@ -77,6 +77,7 @@ class ForkServer:
                 env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
             )
         self.pid = self._process.pid
+        self._is_warm = False
 
     def read_preloaded(self) -> Preloaded:
         """Wait until everything is imported (some seconds).
@@ -88,6 +89,7 @@ class ForkServer:
             line = words.readline()
         if not line.endswith(b"\n"):
             raise DljobsError("the forkserver ended before it was ready", "its last words are in the worker's log")
+        self._is_warm = True
         return Preloaded(**json.loads(line))
 
     def fork(self, entry: str, argument: str, environments: list[dict[str, str]]) -> Children:
@@ -118,6 +120,8 @@ class ForkServer:
         """End it, and all its children with their sessions."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
+        if not self._is_warm:  # it has no children, and hears nothing before it is
+            self._process.kill()
         try:
             self._process.wait(_END_WITHIN_S)
         except subprocess.TimeoutExpired:

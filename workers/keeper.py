@@ -42,6 +42,7 @@ class Keeper:
         self._failure: DljobsError | None = None  # why there is none, and none being warmed just now
         self._is_closed = False
         # The thread's own.
+        self._first: ForkServer | None = None
         self._preloaded = Preloaded({}, {}, [], "")
         self._drift = Drift(0, (), {})
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
@@ -52,13 +53,17 @@ class Keeper:
         server = self._server
         return None if server is None else server.pid
 
+    def start(self) -> None:
+        """Start the first forkserver; the environment it finds now is its own for ever."""
+        self._first = self._start_one()
+
     def warm(self) -> None:
-        """Start the first forkserver, and wait until it has imported everything (some seconds).
+        """Wait until the first forkserver has imported everything (some seconds).
 
         Raises:
             DljobsError: a module that every rank needs cannot be imported; the message holds the traceback.
         """
-        self._put_in_service(self._warm_one({}))
+        self._put_in_service(self._warm_one({}, self._first or self._start_one()))
         self._warn_of_zoo()
         self._thread.start()
 
@@ -147,15 +152,18 @@ class Keeper:
         log.info("jobs start from forkserver %d now", server.pid)
         return server
 
-    def _warm_one(self, before: Mapping[str, Stamp]) -> ForkServer:
-        """A new forkserver that has imported everything; `before`: what its files were before it began."""
-        server = ForkServer(self._preload)
+    def _start_one(self) -> ForkServer:
         with self._changed:
-            self._others.append(server)
-            is_closed = self._is_closed
-        try:
-            if is_closed:
+            if self._is_closed:
                 raise DljobsError("the worker is ending")
+            server = ForkServer(self._preload)
+            self._others.append(server)
+        return server
+
+    def _warm_one(self, before: Mapping[str, Stamp], server: ForkServer | None = None) -> ForkServer:
+        """A new forkserver that has imported everything; `before`: what its files were before it began."""
+        server = server or self._start_one()
+        try:
             preloaded = server.read_preloaded()
             self._judge(preloaded, is_first=not before)
         except BaseException:

@@ -21,7 +21,7 @@ from dljobs.errors import DljobsError
 from dljobs.service.cli import cli
 from dljobs.service.durations import parse_duration_s
 from dljobs.service.settings import load_settings, setting_fields
-from dljobs.workers.__main__ import FAREWELL_S
+from dljobs.workers.process import FAREWELL_S
 from tests.deployment import DEPLOY, ROOT
 
 SETTINGS = {f"DLJOBS_{field.name.upper()}" for field in setting_fields()}
