@@ -118,6 +118,12 @@ def dispatch(
     return [Dispatched(key, planned.worker_names[worker_id]) for key, worker_id in placed if worker_id != mine]
 
 
+def rehearse(database: Database, *, lease_s: float) -> None:
+    """Read what a dispatch reads, though nothing waits: SQLAlchemy compiles each statement once, and not for a job."""
+    with database.read() as connection:
+        _plan_front(connection, lease_s=lease_s)
+
+
 def make_plan(connection: Connection, *, lease_s: float, only: int | None = None) -> Planned:
     """The plan; writes nothing.
 

@@ -12,6 +12,7 @@ import threading
 import time
 
 from dljobs.errors import ExitCode, UsageError
+from dljobs.service.dispatch import rehearse
 from dljobs.service.doorbell import Doorbell, make_app
 from dljobs.service.process_mark import ProcessMark
 from dljobs.service.redis_connection import check_accepted
@@ -40,6 +41,7 @@ def run(settings: Settings, options: dict[str, object], ready_fd: int | None, ke
     info = _introduce(options, settings.node or socket.gethostname())
     logger.info("workers of other nodes reach this one at %s", own_address(settings))
     life_sign = life_sign_of(settings.home, info.name)
+    rehearse(database, lease_s=settings.lease_s)
     launcher = Launcher(keeper=keeper)
     launcher.warm()
     stopping = Stopping()
