@@ -23,11 +23,12 @@ from .artifact_reader import ArtifactReader, Part, digest_of_parts
 from .clock import now
 from .cut_file import CutFile
 from .cutting import BLOB_BYTES
-from .database import IDS_AT_ONCE, Database
+from .database import Database
 from .json_text import to_json
 from .names import MAX_ID
 from .runs import RunKey, fenced_update
 from .spec import JobSpec
+from .statements import IDS_AT_ONCE
 from .states import PLACED_JOBS, WAITING_JOBS
 from .tables import artifact_blobs, artifacts, jobs, runs
 

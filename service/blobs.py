@@ -21,7 +21,8 @@ from dljobs.errors import DljobsError
 
 from .clock import now
 from .cutting import BLOB_BYTES
-from .database import Database, in_batches
+from .database import Database
+from .statements import in_batches
 from .tables import artifact_blobs, blobs
 
 if TYPE_CHECKING:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Double, select
+from sqlalchemy import Double
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+from .statements import NOW, read_now
+
+__all__ = ["now", "read_now"]
 
 
 class now(FunctionElement[float]):
@@ -22,16 +26,9 @@ class now(FunctionElement[float]):
 
 @compiles(now, "sqlite")
 def _sqlite(_element: Any, _compiler: Any, **_options: Any) -> str:
-    # unixepoch('subsec') would need SQLite 3.42; a Julian day as a double still resolves 0.05 ms.
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+    return NOW["sqlite"]
 
 
 @compiles(now, "postgresql")
 def _postgresql(_element: Any, _compiler: Any, **_options: Any) -> str:
-    # Not now(): that is the start of the transaction, and a claim may have waited for a lock since.
-    return "extract(epoch from clock_timestamp())::double precision"
-
-
-def read_now(connection: Connection) -> float:
-    """The database's time."""
-    return float(connection.execute(select(now())).scalar_one())
+    return NOW["postgresql"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from . import alteration, jobs, nodes, quarantine, registration, runs
+from . import alteration, jobs, nodes, offers, quarantine, registration, runs
 from .database import Database
 from .doorbell import Doorbell
 from .parts import list_parts
@@ -77,7 +77,7 @@ def drain(database: Database, doorbell: Doorbell, node: str, *, actor: str, reas
     """
     with database.write() as connection:
         nodes.drain_node(connection, node, actor=actor, reason=reason, evict=evict)
-        workers = {row["id"]: row["name"] for row in registration.list_workers(connection) if row["node"] == node}
+        workers = {row["id"]: row["name"] for row in offers.list_workers(connection) if row["node"] == node}
         live = [(name, run["id"]) for each, name in workers.items() for run in runs.live_runs_of(connection, each)]
     answers = [doorbell.ring_attend(name, run_id) for name, run_id in live] if evict else []
     return all(answers)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from sqlalchemy import Connection
 
 from . import jobs, ledger, preemption, runs
 from .database import Database, Lock, wait_for_lock
-from .policy import ServicePolicy
+from .planned import Planned
 from .preemption import Asked
-from .scheduling.expectations import expected_starts
-from .scheduling.explaining import Explainer
-from .scheduling.planning import Plan, plan
-from .scheduling.reasons import Reason
-from .scheduling.rows import Placed
-from .snapshot import take_front, take_snapshot
+from .scheduling.planning import plan
+from .snapshot import take_front
 
 FRONTS = (32, 512, None)  # how much of each line of the queue is read, until that is enough
 
@@ -41,41 +36,6 @@ class Dispatched:
 
     key: runs.RunKey
     worker_name: str
-
-
-class Planned:
-    """The scheduler's plan for the rows as they are, and what it says to people; each thing is computed when asked."""
-
-    def __init__(self, decided: Plan, policy: ServicePolicy) -> None:
-        self.plan = decided
-        self.policy = policy
-        self.worker_names = {worker.id: worker.name for worker in decided.snapshot.workers}
-
-    @property
-    def placed(self) -> list[Placed]:
-        """What starts now."""
-        return self.plan.placed
-
-    def reasons(self, job_id: int) -> list[Reason]:
-        """Why a job waits, worst first; empty if it starts, or does not wait."""
-        return self._explainer.reasons(job_id)
-
-    def place(self, job_id: int) -> int | None:
-        """A job's place in the queue, from 1, among those that wait only for devices."""
-        return self._explainer.place(job_id)
-
-    def expected_start_at(self, job_id: int) -> float | None:
-        """When the job is likely to start; None: nobody knows."""
-        return self._starts.get(job_id)
-
-    @cached_property
-    def _explainer(self) -> Explainer:
-        return Explainer(self.plan)
-
-    @cached_property
-    def _starts(self) -> dict[int, float]:
-        starts = expected_starts(self.plan, self._explainer.starters)
-        return {**starts, **{placed.job_id: self.plan.snapshot.now for placed in self.plan.placed}}
 
 
 def dispatch(
@@ -119,20 +79,9 @@ def dispatch(
 
 
 def rehearse(database: Database, *, lease_s: float) -> None:
-    """Read what a dispatch reads, though nothing waits: SQLAlchemy compiles each statement once, and not for a job."""
+    """Read what a dispatch reads, though nothing waits: what it loads and prepares once is then there for a job."""
     with database.read() as connection:
         _plan_front(connection, lease_s=lease_s)
-
-
-def make_plan(connection: Connection, *, lease_s: float, only: int | None = None) -> Planned:
-    """The plan; writes nothing.
-
-    Args:
-        only: plan as if no other job waited: what stands in the way of this one whoever is before it, at a cost that
-            does not grow with the queue.
-    """
-    snapshot, policy = take_snapshot(connection, lease_s=lease_s, only=only)
-    return Planned(plan(snapshot, policy.scheduling), policy)
 
 
 def _plan_front(connection: Connection, *, lease_s: float) -> Planned:

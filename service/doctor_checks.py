@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import text
 
-from . import registration, schema
+from . import offers, schema
 from .clock import read_now
 from .database import Database
 from .gpus import list_gpus
@@ -204,8 +204,8 @@ def check_clock(_settings: Settings, database: Database) -> Check:
 def check_workers(settings: Settings, database: Database) -> Check:
     """Workers that are heard from, and those that went silent without signing off."""
     with database.read() as connection:
-        known = [row for row in registration.list_workers(connection) if row["state"] != WorkerState.OFFLINE]
-        devices = Counter(row["worker_id"] for row in registration.list_devices(connection))
+        known = [row for row in offers.list_workers(connection) if row["state"] != WorkerState.OFFLINE]
+        devices = Counter(row["worker_id"] for row in offers.list_devices(connection))
     silent = [row for row in known if row["silent_s"] > settings.lease_s]
     alive = [row for row in known if row["silent_s"] <= settings.lease_s]
     detail = ", ".join(f"{row['name']} ({row['state']}, {devices[row['id']]} devices)" for row in alive) or "none alive"

@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 from . import jobs, reports, runs
 from .clock import read_now
 from .database import Database
-from .dispatch import make_plan
 from .durations import show_duration
-from .registration import list_workers
+from .offers import list_workers
+from .planned import make_plan
 from .sizes import show_size
 from .states import PLACED_JOBS, WAITING_JOBS, JobState
 from .views import Json, reason_view

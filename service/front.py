@@ -10,29 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, select, tuple_
-
+from .statements import AnyConnection, Row, rows
 from .states import WAITING_JOBS
-from .tables import jobs
 
 MAX_LINES = 64  # more of them are read as a whole: each takes a statement
 
 _Line = tuple[str, str, int]  # state, user, priority
-_OF_LINE = (
-    jobs.c.state == bindparam("state"),
-    jobs.c.user == bindparam("user"),
-    jobs.c.priority == bindparam("priority"),
-)
+_OF_LINE = "state = :state AND jobs.user = :user AND priority = :priority ORDER BY submitted_at, id LIMIT :length"
 _NEXT_LINE = (
-    select(jobs.c.user, jobs.c.priority)
-    .where(
-        jobs.c.state == bindparam("state"),
-        tuple_(jobs.c.user, jobs.c.priority) > tuple_(bindparam("user"), bindparam("priority")),
-    )
-    .order_by(jobs.c.user, jobs.c.priority)
-    .limit(1)
+    "SELECT jobs.user, priority FROM jobs WHERE state = :state AND (jobs.user, priority) > (:user, :priority) "
+    "ORDER BY jobs.user, priority LIMIT 1"
 )
 
 
@@ -40,44 +28,42 @@ _NEXT_LINE = (
 class Front:
     """Rows of waiting jobs; `last_ids` are the last that were read of each line that may go on."""
 
-    rows: Sequence[RowMapping]
+    rows: Sequence[Row]
     last_ids: frozenset[int] = frozenset()
 
 
-def read_front(
-    connection: Connection, columns: Sequence[ColumnElement[Any]], length: int, also: Collection[int] = ()
-) -> Front:
+def read_front(connection: AnyConnection, columns: str, length: int, also: Collection[int] = ()) -> Front:
     """The first `length` jobs of each line.
 
     Args:
         also: jobs that are read wherever they stand.
     """
-    head = select(*columns).where(*_OF_LINE).order_by(jobs.c.submitted_at, jobs.c.id).limit(bindparam("length"))
-    found: dict[int, RowMapping] = {}
+    found: dict[int, Row] = {}
     last_ids = set()
+    select = f"SELECT {columns} FROM jobs WHERE "  # noqa: S608 (names of columns)
     for number, (state, user, priority) in enumerate(_lines(connection)):
         if number == MAX_LINES:
             return read_all(connection, columns)
-        of_line = {"state": state, "user": user, "priority": priority, "length": length}
-        rows = connection.execute(head, of_line).mappings().all()
-        found.update((row["id"], row) for row in rows)
-        if len(rows) == length:
-            last_ids.add(rows[-1]["id"])
-    if missing := [job_id for job_id in also if job_id not in found]:
-        waiting = select(*columns).where(jobs.c.id.in_(missing), jobs.c.state.in_(WAITING_JOBS))
-        found.update((row["id"], row) for row in connection.execute(waiting).mappings())
+        line = rows(connection, select + _OF_LINE, state=state, user=user, priority=priority, length=length)
+        found.update((row["id"], row) for row in line)
+        if len(line) == length:
+            last_ids.add(line[-1]["id"])
+    if missing := tuple(job_id for job_id in also if job_id not in found):
+        waiting = rows(connection, select + "id IN :ids AND state IN :states", ids=missing, states=WAITING_JOBS)
+        found.update((row["id"], row) for row in waiting)
     return Front(list(found.values()), frozenset(last_ids))
 
 
-def read_all(connection: Connection, columns: Sequence[ColumnElement[Any]]) -> Front:
+def read_all(connection: AnyConnection, columns: str) -> Front:
     """All that wait."""
-    return Front(connection.execute(select(*columns).where(jobs.c.state.in_(WAITING_JOBS))).mappings().all())
+    query = f"SELECT {columns} FROM jobs WHERE state IN :states"  # noqa: S608 (names of columns)
+    return Front(rows(connection, query, states=WAITING_JOBS))
 
 
-def _lines(connection: Connection) -> Iterator[_Line]:
+def _lines(connection: AnyConnection) -> Iterator[_Line]:
     """All lines: from each the index leads to the next."""
     for state in WAITING_JOBS:
         user, priority = "", -1
-        while row := connection.execute(_NEXT_LINE, {"state": state, "user": user, "priority": priority}).first():
-            user, priority = row.user, row.priority
+        while found := rows(connection, _NEXT_LINE, state=state, user=user, priority=priority):
+            user, priority = found[0]["user"], found[0]["priority"]
             yield state, user, priority

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from dljobs.errors import DljobsError, NotFound, UsageError
 
 from .clock import now, read_now
-from .database import in_batches, update_each
+from .database import update_each
 from .events import record, record_all, record_each
 from .names import MAX_ID, Target, resolve
 from .scheduling.rows import ANYWHERE, Condition, Selector
@@ -26,6 +26,7 @@ from .selectors import to_json
 from .sizes import Size
 from .sources import keep
 from .spec import JobSpec
+from .statements import in_batches
 from .states import ENDED_JOBS, JOB_TRANSITIONS, PLACED_JOBS, WAITING_JOBS, JobState
 from .tables import dependencies, jobs, set_dependencies, sets
 

@@ -120,16 +120,6 @@ def lock_if_expired(connection: Connection, run_id: int) -> bool:
     return any(row.overdue for row in connection.execute(locked))
 
 
-def held_devices(connection: Connection) -> list[RowMapping]:
-    """Each live lease, by device and job: device_id, percent, memory_bytes, run_id, job_id."""
-    query = (
-        select(leases.c.device_id, leases.c.percent, leases.c.memory_bytes, leases.c.run_id, runs.c.job_id)
-        .join(runs, runs.c.id == leases.c.run_id)
-        .where(leases.c.released_at.is_(None))
-    )
-    return sorted(connection.execute(query).mappings(), key=lambda row: (row["device_id"], row["job_id"]))
-
-
 def placement(connection: Connection, run_id: int) -> list[RowMapping]:
     """The devices a run holds or held, in their order on the node.
 

@@ -22,11 +22,6 @@ def add_spells(connection: Connection, spells: Iterable[Spell]) -> None:
     connection.execute(insert(ledger), [dataclasses.asdict(spell) for spell in spells])
 
 
-def list_spells(connection: Connection) -> list[Spell]:
-    """All that has ended."""
-    return [_spell(row) for row in _rows(connection)]
-
-
 def fold(connection: Connection, moment: float, half_life_s: float) -> None:
     """Make many rows one a user; the caller is the only scheduler."""
     if connection.execute(select(func.count()).select_from(ledger)).scalar_one() <= FOLD_ABOVE:

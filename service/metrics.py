@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import CTE, ColumnElement, Connection, RowMapping, and_, delete, func, insert, select
 
-from .database import in_batches
+from .statements import in_batches
 from .tables import metrics
 
 

@@ -12,11 +12,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, select
-
 from dljobs.errors import NotFound, UsageError
 
-from .tables import jobs, sets
+from .statements import AnyConnection, rows, value, whole
 
 MAX_ID = 2**63 - 1
 FORMS = "write a number, @ for the latest job or @1 for the one before; s3 is a set, s3.7 a job of it"
@@ -36,7 +34,7 @@ class Target:
         return f"s{self.id}" if self.is_set else f"job {self.id}"
 
 
-def resolve(connection: Connection, text: str) -> Target:
+def resolve(connection: AnyConnection, text: str) -> Target:
     """The job or the set that a user meant.
 
     Raises:
@@ -47,14 +45,14 @@ def resolve(connection: Connection, text: str) -> Target:
     if found is None or not found["id"] or (found["member"] and not found["kind"]):
         raise UsageError(f"{text[:40]!r} is no job id", FORMS)
     if not found["kind"]:
-        return Target(_resolve_row(connection, jobs, found["id"], "job ", text))
-    set_id = _resolve_row(connection, sets, found["id"], "set s", text)
+        return Target(_resolve_row(connection, "jobs", found["id"], "job ", text))
+    set_id = _resolve_row(connection, "sets", found["id"], "set s", text)
     if not found["member"]:
         return Target(set_id, is_set=True)
     return Target(_resolve_member(connection, set_id, found["member"]))
 
 
-def resolve_job(connection: Connection, text: str) -> int:
+def resolve_job(connection: AnyConnection, text: str) -> int:
     """The one job that a user meant.
 
     Raises:
@@ -63,7 +61,7 @@ def resolve_job(connection: Connection, text: str) -> int:
     """
     target = resolve(connection, text)
     if target.is_set:
-        first = connection.execute(select(jobs.c.set_index).where(jobs.c.set_id == target.id).limit(1)).scalar()
+        first = value(connection, "SELECT set_index FROM jobs WHERE set_id = :set_id LIMIT 1", set_id=target.id)
         words = f"s{target.id} is a set, and this is about one job"
         name = f"s{target.id}"
         raise UsageError(
@@ -72,50 +70,50 @@ def resolve_job(connection: Connection, text: str) -> int:
     return target.id
 
 
-def resolve_all(connection: Connection, texts: Iterable[str]) -> list[Target]:
+def resolve_all(connection: AnyConnection, texts: Iterable[str]) -> list[Target]:
     """As `resolve`; each once."""
     return list(dict.fromkeys(resolve(connection, text) for text in texts))
 
 
-def member_ids(connection: Connection, targets: Iterable[Target]) -> list[int]:
+def member_ids(connection: AnyConnection, targets: Iterable[Target]) -> list[int]:
     """The jobs that are meant, those of sets in their order; each once."""
     found: list[int] = []
     for target in targets:
         if target.is_set:
-            of_set = select(jobs.c.id).where(jobs.c.set_id == target.id)
-            found += connection.execute(of_set.order_by(jobs.c.set_index)).scalars()
+            of_set = "SELECT id FROM jobs WHERE set_id = :set_id ORDER BY set_index"
+            found += [row["id"] for row in rows(connection, of_set, set_id=target.id)]
         else:
             found.append(target.id)
     return list(dict.fromkeys(found))
 
 
-def _resolve_row(connection: Connection, table: Table, text: str, what: str, name: str) -> int:
+def _resolve_row(connection: AnyConnection, table: str, text: str, what: str, name: str) -> int:
     hint = "list jobs with `dljobs status --all`"
     if text.startswith("@"):
         back = int(text[1:] or "0")
-        latest_first = select(table.c.id).order_by(table.c.id.desc()).offset(min(back, MAX_ID)).limit(1)
-        found = connection.execute(latest_first).scalar()
+        latest_first = f"SELECT id FROM {table} ORDER BY id DESC LIMIT 1 OFFSET :back"  # noqa: S608 (a name of ours)
+        found = value(connection, latest_first, back=min(back, MAX_ID))
         if found is None:
             raise NotFound(f"there is no {what.removesuffix(' s').strip()} {name}", hint)
         return int(found)
     number = int(text)
     if number > MAX_ID:  # neither database counts further
         raise UsageError(f"{name!r} is no job id", FORMS)
-    if connection.execute(select(table.c.id).where(table.c.id == number)).scalar() is None:
+    if value(connection, f"SELECT id FROM {table} WHERE id = :id", id=number) is None:  # noqa: S608
         raise NotFound(f"there is no {what}{number}", hint)
     return number
 
 
-def _resolve_member(connection: Connection, set_id: int, member: str) -> int:
+def _resolve_member(connection: AnyConnection, set_id: int, member: str) -> int:
     if member == BEST:
         from .ranking import best_id
 
-        return best_id(connection, set_id)
-    of_set = jobs.c.set_id == set_id
-    wanted = select(jobs.c.id).where(of_set, jobs.c.set_index == min(int(member), 2**31 - 1))
-    found = connection.execute(wanted).scalar()
+        return best_id(whole(connection), set_id)
+    wanted = "SELECT id FROM jobs WHERE set_id = :set_id AND set_index = :index"
+    found = value(connection, wanted, set_id=set_id, index=min(int(member), 2**31 - 1))
     if found is None:
-        indices = connection.execute(select(jobs.c.set_index).where(of_set).order_by(jobs.c.set_index)).scalars().all()
+        of_set = "SELECT set_index FROM jobs WHERE set_id = :set_id ORDER BY set_index"
+        indices = [row["set_index"] for row in rows(connection, of_set, set_id=set_id)]
         near = min(indices, key=lambda index: abs(index - int(member)))
         hint = f"nearest: s{set_id}.{near}; `dljobs sweep s{set_id}` lists all"
         raise NotFound(f"s{set_id} has no job {int(member)}", hint)

@@ -11,12 +11,12 @@ from typing import Any
 
 from dljobs.errors import DljobsError, NotFinished
 
-from . import control, jobs, registration, runs
+from . import control, jobs, offers, runs
 from .database import Database
-from .dispatch import make_plan
 from .doctor_checks import Check
 from .doorbell import Doorbell
-from .parts import nodes_by_rank
+from .logs import nodes_by_rank
+from .planned import make_plan
 from .policy import read_policy
 from .selectors import make_selector
 from .settings import Settings
@@ -34,7 +34,7 @@ def check_nodes(settings: Settings, database: Database) -> list[Check]:
     with database.read() as connection:
         taking = {worker.id: worker.node for worker in offering_workers(connection, lease_s=settings.lease_s)
                   if worker.drained is None}  # fmt: skip
-        for device in registration.list_devices(connection):
+        for device in offers.list_devices(connection):
             if device["worker_id"] in taking:
                 nodes[device["kind"]].add(taking[device["worker_id"]])
     several = {kind: len(found) for kind, found in nodes.items() if len(found) > 1}

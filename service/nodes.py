@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from dljobs.errors import NotFound, UsageError
 
@@ -40,11 +40,6 @@ def undrain_node(connection: Connection, node: str, *, actor: str) -> None:
     if not connection.execute(delete(drained_nodes).where(drained_nodes.c.node == node)).rowcount:
         raise UsageError(f"node {node} is not drained", "`dljobs node list` shows which are")
     record(connection, "node", f"node {node} takes work again", actor=actor)
-
-
-def list_drained(connection: Connection) -> dict[str, RowMapping]:
-    """The drained nodes by name."""
-    return {row["node"]: row for row in connection.execute(select(drained_nodes)).mappings()}
 
 
 def is_evicted(connection: Connection, node: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, true, tuple_, union_all
 
-from .states import ENDED_JOBS, JobState
+from .states import JobState
 from .tables import jobs, scores
 
 PAGE = 25
@@ -77,11 +77,6 @@ def list_best(
 
 def _by(goal: str, *columns: ColumnElement[Any]) -> list[ColumnElement[Any]]:
     return [column.desc() if goal == "max" else column.asc() for column in columns]
-
-
-def list_ended(connection: Connection, limit: int, which: ColumnElement[bool] | None = None) -> list[RowMapping]:
-    """The jobs that ended, the newest first; `which` as in `list_newest`."""
-    return list_newest(connection, states=ENDED_JOBS, which=which, limit=limit)
 
 
 def add_scores(connection: Connection, results: Mapping[int, Mapping[str, Any]]) -> None:

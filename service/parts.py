@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from .scheduling.rows import Part
-from .tables import leases, run_parts, runs, workers
+from .tables import run_parts, runs, workers
 
 HEAD = 0  # the node rank of the part that has rank 0
 
@@ -48,22 +48,6 @@ def parts_by_run(connection: Connection, run_ids: Collection[int]) -> dict[int, 
     for row in connection.execute(query).mappings():
         found.setdefault(row["run_id"], []).append(row)
     return found
-
-
-def nodes_by_rank(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[str]]:
-    """Of each of these runs that is over several nodes: the node of rank 0, of rank 1, and so on."""
-    lease = (leases.c.run_id == run_parts.c.run_id) & (leases.c.node_rank == run_parts.c.node_rank)
-    query = (
-        select(run_parts.c.run_id, workers.c.node)
-        .join(leases, lease)  # a device each, and a rank on each device
-        .join(workers, workers.c.id == run_parts.c.worker_id)
-        .where(run_parts.c.run_id.in_(run_ids))
-        .order_by(run_parts.c.run_id, run_parts.c.node_rank)
-    )
-    found: dict[int, list[str]] = {}
-    for row in connection.execute(query):
-        found.setdefault(row.run_id, []).append(row.node)
-    return {run_id: nodes for run_id, nodes in found.items() if len(set(nodes)) > 1}
 
 
 def write_part(connection: Connection, run_id: int, node_rank: int, **values: Any) -> None:

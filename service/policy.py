@@ -12,16 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
-
 from dljobs.errors import UnknownName, UsageError
 
-from .clock import now
 from .durations import parse_duration_s
 from .scheduling.quotas import Quota
 from .scheduling.rows import DEFAULT_POLICY, Limit, Policy
 from .settings import Settings
-from .tables import policy
+from .statements import AnyConnection, run, value
 
 KEYS = ("priority_ceiling", "ageing_s", "half_life_s", "preemptible_below", "min_run_s", "limits", "shares")
 _LIMITS = {"devices": "running_devices", "jobs": "running_jobs", "queued": "queued_jobs"}
@@ -36,12 +33,12 @@ class ServicePolicy:
     priority_ceiling: int = 100
 
 
-def read_policy(connection: Connection) -> ServicePolicy:
+def read_policy(connection: AnyConnection) -> ServicePolicy:
     """The policy in force."""
     return make_policy(_read(connection))
 
 
-def write_policy(connection: Connection, settings: Settings) -> bool:
+def write_policy(connection: AnyConnection, settings: Settings) -> bool:
     """Enter those of the settings that are no defaults; whether that changed anything.
 
     Raises:
@@ -53,9 +50,12 @@ def write_policy(connection: Connection, settings: Settings) -> bool:
     after = {**before, **mine}
     if after == before:
         return False
-    values = {"policy_json": json.dumps(after, sort_keys=True), "changed_at": now()}
-    if not connection.execute(update(policy).where(policy.c.id == 1).values(**values)).rowcount:
-        connection.execute(insert(policy).values(id=1, **values))
+    run(
+        connection,
+        "INSERT INTO policy (id, policy_json, changed_at) VALUES (1, :policy_json, NOW) "
+        "ON CONFLICT (id) DO UPDATE SET policy_json = excluded.policy_json, changed_at = excluded.changed_at",
+        policy_json=json.dumps(after, sort_keys=True),
+    )
     return True
 
 
@@ -133,6 +133,6 @@ def parse_shares(text: str) -> dict[str, float]:
     return found
 
 
-def _read(connection: Connection) -> dict[str, Any]:
-    text = connection.execute(select(policy.c.policy_json).where(policy.c.id == 1)).scalar()
+def _read(connection: AnyConnection) -> dict[str, Any]:
+    text = value(connection, "SELECT policy_json FROM policy WHERE id = 1")
     return {} if text is None else dict(json.loads(text))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from . import offers
 from .events import record
 from .parts import list_parts
 from .scheduling.planning import Kept
@@ -44,18 +45,10 @@ def describe(connection: Connection, for_job_id: int) -> str:
     return f"preempted by job {for_job_id} of {row.user} (priority {row.priority})"
 
 
-def list_kept(connection: Connection) -> dict[int, tuple[int, ...]]:
-    """The devices that are kept, by job."""
-    found: dict[int, tuple[int, ...]] = {}
-    for row in connection.execute(select(kept_devices).order_by(kept_devices.c.device_id)):
-        found[row.job_id] = (*found.get(row.job_id, ()), row.device_id)
-    return found
-
-
 def keep(connection: Connection, kept: Mapping[int, Kept]) -> None:
     """Keep just these devices; the caller is the only scheduler."""
     wanted = {device_id: job_id for job_id, each in kept.items() for device_id in each.device_ids}
-    known = {device_id: job_id for job_id, ids in list_kept(connection).items() for device_id in ids}
+    known = {device_id: job_id for job_id, ids in offers.list_kept(connection).items() for device_id in ids}
     if wanted == known:
         return
     connection.execute(delete(kept_devices))

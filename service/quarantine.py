@@ -16,6 +16,7 @@ from dljobs.errors import NotFound, UsageError
 
 from .clock import now
 from .events import record
+from .statements import Row
 from .tables import devices, quarantines
 
 LONGEST_RETRY_S = 3600.0
@@ -29,7 +30,7 @@ class Fault:
     key: str = ""
 
 
-def quarantine(connection: Connection, device: RowMapping, fault: Fault, *, actor: str, retry_s: float) -> None:
+def quarantine(connection: Connection, device: Row, fault: Fault, *, actor: str, retry_s: float) -> None:
     """The device takes nothing new; it is tried again after `retry_s`, and after twice as long each further time."""
     mine = quarantines.c.device_id == device["id"]
     known = connection.execute(select(quarantines).where(mine)).mappings().one_or_none()
@@ -48,7 +49,7 @@ def quarantine(connection: Connection, device: RowMapping, fault: Fault, *, acto
         connection.execute(update(quarantines).where(mine).values(**values))
 
 
-def lift(connection: Connection, device: RowMapping, *, actor: str) -> bool:
+def lift(connection: Connection, device: Row, *, actor: str) -> bool:
     """A check has found nothing wrong with the device; whether it was in quarantine until now."""
     gone = delete(quarantines).where(quarantines.c.device_id == device["id"]).returning(quarantines.c.released_at)
     row = connection.execute(gone).one_or_none()
@@ -78,12 +79,6 @@ def release(connection: Connection, name: str, *, actor: str) -> str:
     words = f"{actor} released device {device['uuid']} of node {node} from quarantine"
     record(connection, "quarantine", words, actor=actor, worker_id=device["worker_id"])
     return f"{node}:{device['uuid']}"
-
-
-def list_quarantined(connection: Connection) -> dict[int, RowMapping]:
-    """The devices in quarantine now, by id."""
-    held = select(quarantines).where(quarantines.c.released_at.is_(None))
-    return {row["device_id"]: row for row in connection.execute(held).mappings()}
 
 
 def list_known(connection: Connection, device_ids: Iterable[int]) -> dict[int, RowMapping]:

@@ -36,7 +36,7 @@ def list_used_up(
     connection: Connection, policy: Policy, waiting: Iterable[Mapping[Any, Any]], now: float
 ) -> dict[Whose, OverQuota]:
     """The quotas that are used up, of those whose jobs wait."""
-    if not _has_quotas(policy):
+    if not policy.has_quotas:
         return {}
     names = {whose for row in waiting for whose in _whose(row["user"], json.loads(row["tags_json"]))}
     standings = _standings(connection, policy, names, now)
@@ -47,7 +47,7 @@ def list_standings(
     connection: Connection, policy: Policy, waiting: Iterable[Mapping[Any, Any]], now: float
 ) -> list[Standing]:
     """How all stand that have a quota: who is named in the policy, whose jobs wait, and who had something of theirs."""
-    if not _has_quotas(policy):
+    if not policy.has_quotas:
         return []
     named = [("user", policy.user_limits), ("tag", policy.tag_limits)]
     names = {(kind, name) for kind, limits in named for name in limits if name != "*"}
@@ -56,10 +56,6 @@ def list_standings(
     longest_s = max(quota.period_s for quota in quotas)
     names |= {whose for user, tags, _ in _used_by_kind(connection, now, longest_s) for whose in _whose(user, tags)}
     return sorted(_standings(connection, policy, names, now), key=lambda each: (each.whose[0] != "user", each.whose))
-
-
-def _has_quotas(policy: Policy) -> bool:
-    return any(limit.quota for limits in (policy.user_limits, policy.tag_limits) for limit in limits.values())
 
 
 def _whose(user: str, tags: Iterable[str]) -> list[Whose]:

@@ -162,19 +162,7 @@ def set_state(connection: Connection, registration: Registration, state: WorkerS
     )
 
 
-def list_workers(connection: Connection) -> list[RowMapping]:
-    """All workers, with `silent_s`: seconds since the last heartbeat."""
-    silent_s = (now() - workers.c.heartbeat_at).label("silent_s")
-    return list(connection.execute(select(workers, silent_s).order_by(workers.c.name)).mappings())
-
-
 def get_worker(connection: Connection, worker_id: int) -> RowMapping:
     """A worker as `list_workers` gives it."""
     silent_s = (now() - workers.c.heartbeat_at).label("silent_s")
     return connection.execute(select(workers, silent_s).where(workers.c.id == worker_id)).mappings().one()
-
-
-def list_devices(connection: Connection) -> list[RowMapping]:
-    """All devices that a worker offers."""
-    offered = select(devices).where(devices.c.worker_id.is_not(None)).order_by(devices.c.worker_id, devices.c.position)
-    return list(connection.execute(offered).mappings())

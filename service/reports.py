@@ -11,94 +11,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from dljobs.errors import NotFound
 
-from . import events, jobs, leases, logs, nodes, pages, quarantine, registration, runs, views
+from . import events, jobs, leases, offers, pages, runs, views
 from .clock import read_now
 from .database import Database, open_database
-from .parts import list_parts, nodes_by_rank
+from .overview import prospect_of, workers_in
+from .parts import list_parts
+from .planned import make_plan
 from .schema import HEAD, current_revision
 from .settings import Settings
-from .states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, WorkerState
-from .tables import jobs as job_table
-from .tables import sets as set_table
+from .states import ENDED_JOBS, WAITING_JOBS, WorkerState
 from .views import Json
 
 if TYPE_CHECKING:
-    from .dispatch import Planned
+    pass
 
 EVERYTHING = 2**31 - 1
-
-
-def status(database: Database, *, lease_s: float, limit: int | None, expand: bool = False) -> Json:
-    """The queue, the recent jobs, and the devices: what runs, what waits and why, what has ended, newest first.
-
-    Args:
-        limit: at most so many of those that wait and of those that ended; None shows all.
-        expand: show the jobs of sets, too, which have one line together otherwise.
-    """
-    most = EVERYTHING if limit is None else limit
-    with database.read() as connection:
-        moment = read_now(connection)
-        which = None if expand else job_table.c.set_id.is_(None)
-        placed = jobs.list_active(connection, which, PLACED_JOBS)
-        ended = pages.list_ended(connection, most, which)
-        live = {row["job_id"]: row for row in runs.list_live(connection)}
-        planned = _plan(connection, lease_s) if jobs.has_waiting(connection) else None
-        order = planned.plan.order if planned else []
-        queue = [job.id for job in order if expand or job.set_id is None]
-        waiting = jobs.get_jobs(connection, queue[:most])  # of tens of thousands only what is shown
-        offered = workers_in(connection, lease_s=lease_s)
-        sets = _sets(connection, most, planned)
-    shown = [*placed, *waiting, *ended]
-    return {
-        "jobs": [
-            views.job_view(job, moment=moment, run=live.get(job["id"]), prospect=prospect_of(planned, job))
-            for job in shown
-        ],
-        "sets": sets,
-        "num_waiting": len(order),
-        "num_not_shown": len(queue) - len(waiting),
-        **_capacity(offered),
-    }
-
-
-def _plan(connection: Connection, lease_s: float) -> Planned:
-    from .dispatch import make_plan
-
-    return make_plan(connection, lease_s=lease_s)
-
-
-def _sets(connection: Connection, most: int, planned: Planned | None) -> list[Json]:
-    if connection.execute(select(set_table.c.id).limit(1)).first() is None:
-        return []
-    from .set_reports import first_waiting, sets_in
-
-    first = first_waiting(planned.plan.order) if planned else {}
-    return sets_in(connection, most, {set_id: planned.reasons(job_id) for set_id, job_id in first.items() if planned})
-
-
-def _capacity(workers: Sequence[Json]) -> Json:
-    """The devices that take work, and how the workers are."""
-    present = [worker for worker in workers if worker["state"] != WorkerState.OFFLINE]
-    taking = [worker for worker in present if worker["state"] == WorkerState.ONLINE and not worker["is_silent"]]
-    devices = [device for worker in taking for device in worker["devices"]]
-    return {
-        "devices": {
-            "total": len(devices),
-            "free": sum(map(views.is_free, devices)),
-            "quarantined": sum(device["quarantine"] is not None for device in devices),
-        },
-        "workers": {
-            "online": len(taking),
-            "draining": sum(worker["state"] == WorkerState.DRAINING for worker in present),
-            "silent": [
-                {"name": worker["name"], "silent_s": worker["silent_s"]} for worker in present if worker["is_silent"]
-            ],
-        },
-    }
 
 
 def list_newest(database: Database, **wanted: Any) -> list[Json]:
@@ -127,7 +58,7 @@ def jobs_in(connection: Connection, job_ids: Sequence[int], *, lease_s: float) -
     rows, moment = jobs.get_jobs(connection, job_ids), read_now(connection)
     going_on = [row["id"] for row in rows if row["state"] not in ENDED_JOBS]
     latest = runs.latest_runs(connection, going_on)
-    planned = _plan(connection, lease_s) if any(row["state"] in WAITING_JOBS for row in rows) else None
+    planned = make_plan(connection, lease_s=lease_s) if any(row["state"] in WAITING_JOBS for row in rows) else None
     found = []
     for row in rows:
         prospect = prospect_of(planned, row) if planned else None
@@ -138,14 +69,6 @@ def jobs_in(connection: Connection, job_ids: Sequence[int], *, lease_s: float) -
 def job_in(connection: Connection, job_id: int, *, lease_s: float) -> Json:
     """One Job as `status` shows it."""
     return jobs_in(connection, [job_id], lease_s=lease_s)[0]
-
-
-def prospect_of(planned: Planned | None, job: Mapping[Any, Any]) -> views.Prospect | None:
-    """Why a job waits and for how long; None for one that does not wait."""
-    if planned is None or job["state"] not in WAITING_JOBS:
-        return None
-    job_id = job["id"]
-    return views.Prospect(planned.reasons(job_id), planned.place(job_id), planned.expected_start_at(job_id))
 
 
 def job_details(database: Database, job_id: int, *, lease_s: float) -> Json:
@@ -211,22 +134,6 @@ def list_workers(database: Database, *, lease_s: float) -> list[Json]:
         return workers_in(connection, lease_s=lease_s)
 
 
-def workers_in(connection: Connection, *, lease_s: float) -> list[Json]:
-    """As `list_workers`."""
-    held: dict[int, list[Mapping[Any, Any]]] = {}
-    for lease in leases.held_devices(connection):
-        held.setdefault(lease["device_id"], []).append(lease)
-    quarantined = quarantine.list_quarantined(connection)
-    devices: dict[int, list[Json]] = {}
-    for row in registration.list_devices(connection):
-        view = views.device_view(row, held.get(row["id"], ()), quarantined.get(row["id"]))
-        devices.setdefault(row["worker_id"], []).append(view)
-    return [
-        views.worker_view(row, devices.get(row["id"], ()), lease_s=lease_s)
-        for row in registration.list_workers(connection)
-    ]
-
-
 def list_devices(database: Database, *, lease_s: float) -> list[Json]:
     """The devices that workers offer, each with its node and worker."""
     return [
@@ -240,7 +147,7 @@ def list_nodes(database: Database, *, lease_s: float) -> list[Json]:
     """The nodes that have workers, or are drained, with what they offer."""
     with database.read() as connection:
         workers = workers_in(connection, lease_s=lease_s)
-        drained = nodes.list_drained(connection)
+        drained = offers.list_drained(connection)
     present = [worker for worker in workers if worker["state"] != WorkerState.OFFLINE]
     names = sorted({worker["node"] for worker in present} | set(drained))
     return [
@@ -294,37 +201,6 @@ def list_events(database: Database, *, job_id: int | None, after_id: int = 0, li
     with database.read() as connection:
         rows = events.list_events(connection, job_id=job_id, after_id=after_id, limit=limit)
     return [views.event_view(row) for row in rows]
-
-
-def list_lines(
-    database: Database, job_id: int, *, run: int | None = None, rank: int | None = None, tail: int | None = None
-) -> list[Json]:
-    """The log of a job, all its runs in order or only run number `run`.
-
-    Raises:
-        NotFound: the job has no such run.
-    """
-    with database.read() as connection:
-        numbers = run_numbers(connection, job_id, run)
-        rows = logs.list_lines(connection, list(numbers), rank=rank, tail=tail)
-        nodes = nodes_by_rank(connection, list(numbers))
-    return [views.line_view(row, numbers[row["run_id"]], nodes) for row in rows]
-
-
-def run_numbers(connection: Connection, job_id: int, run: int | None = None) -> dict[int, int]:
-    """Run id to run number, of all runs of a job or of run number `run`.
-
-    Raises:
-        NotFound: the job has no such run.
-    """
-    numbers = {row["id"]: row["number"] for row in runs.list_runs(connection, [job_id])}
-    if run is None:
-        return numbers
-    chosen = {run_id: number for run_id, number in numbers.items() if number == run}
-    if not chosen:
-        had = f"it had {len(numbers)}" if numbers else "it has not started yet"
-        raise NotFound(f"job {job_id} has no run {run}", had)
-    return chosen
 
 
 def schema(settings: Settings) -> Json:

@@ -12,7 +12,7 @@ from dljobs.errors import DljobsError, StaleToken
 
 from . import leases
 from .clock import now, read_now
-from .database import in_batches, update_each
+from .database import update_each
 from .events import record, record_each
 from .failures import FailureClass
 from .jobs import Move, get_job, move_locked
@@ -20,6 +20,7 @@ from .parts import HEAD, add_parts
 from .scheduling.rows import Placed
 from .sizes import show_size
 from .spec import JobSpec
+from .statements import in_batches
 from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
 from .tables import jobs, run_parts, runs
 

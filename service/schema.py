@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event, inspect, text
-
 from dljobs.errors import DljobsError, SchemaMismatch, UnknownName, Unreachable
 
-from .database import Database, Lock, open_database, wait_for_lock
+from .plain import PlainDatabase, open_plain
 from .settings import Settings
+from .statements import AnyDatabase, value
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+    from .database import Database
 
 # Oldest first; a test holds it against the files in migrations/versions/.
 REVISIONS = (
@@ -36,17 +37,22 @@ REVISIONS = (
     "0015",
 )
 HEAD = REVISIONS[-1]
+_FIND_VERSION = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'dljobs_version'",
+    "postgresql": "SELECT to_regclass('dljobs_version')::text",
+}
 
 
-def current_revision(database: Database) -> str | None:
+def current_revision(database: AnyDatabase) -> str | None:
     """The revision the database is at, or None if dljobs was never there."""
     with database.read() as connection:
-        if not inspect(connection).has_table("dljobs_version"):
+        if value(connection, _FIND_VERSION["sqlite" if database.is_sqlite else "postgresql"]) is None:
             return None
-        return connection.execute(text("SELECT version_num FROM dljobs_version")).scalar()
+        found = value(connection, "SELECT version_num FROM dljobs_version")
+    return None if found is None else str(found)
 
 
-def check(database: Database) -> None:
+def check(database: AnyDatabase) -> None:
     """Make sure the database speaks this dljobs' schema.
 
     Raises:
@@ -69,7 +75,16 @@ def check(database: Database) -> None:
 
 def open_checked(settings: Settings) -> Database:
     """The database of these settings, with this dljobs' schema: what every command but `db` and `up` begins with."""
+    from .database import open_database
+
     database = open_database(settings)
+    check(database)
+    return database
+
+
+def open_checked_plain(settings: Settings) -> PlainDatabase:
+    """The same over its driver alone; raises as `open_plain`."""
+    database = open_plain(settings)
     check(database)
     return database
 
@@ -86,6 +101,9 @@ def downgrade(settings: Settings, revision: str) -> str:
 
 def _migrate(settings: Settings, revision: str, *, up: bool) -> str:
     from alembic import command
+    from sqlalchemy import event
+
+    from .database import Lock, open_database, wait_for_lock
 
     if revision not in (*REVISIONS, "head", "base"):
         raise UnknownName("schema revision", revision, (*REVISIONS, "head", "base"))

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from dljobs.errors import DljobsError, NotFound, UsageError
@@ -172,12 +172,12 @@ def max_parallel(connection: Connection, set_ids: Collection[int]) -> dict[int, 
     return {row.id: row.max_parallel for row in rows}
 
 
-def list_dependencies(connection: Connection, these: ColumnElement[bool]) -> Iterator[tuple[int, Dependency]]:
-    """What these jobs in the queue wait for, of sets: each with the id of the job that waits."""
+def list_dependencies(connection: Connection, these: Sequence[int] | None) -> Iterator[tuple[int, Dependency]]:
+    """What these jobs in the queue (None: all) wait for, of sets: each with the id of the job that waits."""
     query = (
         select(set_dependencies)
         .join(jobs, jobs.c.id == set_dependencies.c.job_id)
-        .where(jobs.c.state.in_(WAITING_JOBS), these)
+        .where(jobs.c.state.in_(WAITING_JOBS), true() if these is None else jobs.c.id.in_(these))
         .order_by(set_dependencies.c.job_id, set_dependencies.c.after_set_id)
     )
     rows = list(connection.execute(query).mappings())

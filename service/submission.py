@@ -223,7 +223,7 @@ def enqueue(database: Database, doorbell: Doorbell, new: NewJob) -> Submitted:
 
 def find_obstacles(database: Database, settings: Settings, job_id: int) -> list[str]:
     """What stands in the way of a job and no time will cure, such as that no worker has as many devices."""
-    from .dispatch import make_plan
+    from .planned import make_plan
 
     with database.read() as connection:
         reasons = make_plan(connection, lease_s=settings.lease_s, only=job_id).reasons(job_id)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from . import ends, leases, registration, runs
+from . import ends, leases, offers, runs
 from .database import Database
 from .ends import End
 from .failures import FailureClass
@@ -36,7 +36,7 @@ def expire_leases(database: Database, *, actor: str, is_judge: Callable[[], bool
     with database.write() as connection:
         if not is_judge():
             return 0
-        names = {row["id"]: row["name"] for row in registration.list_workers(connection)}
+        names = {row["id"]: row["name"] for row in offers.list_workers(connection)}
         for part in leases.expired_parts(connection):
             # Look again under a lock: on Postgres its worker may have renewed since. A run ends once for all its parts.
             if part["run_id"] in found or not leases.lock_if_expired(connection, part["run_id"]):

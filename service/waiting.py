@@ -16,9 +16,9 @@ from sqlalchemy import Connection, RowMapping
 
 from dljobs.errors import DljobsError, NotFinished, Unreachable
 
-from . import artifacts, jobs, logs, reports, runs, views
+from . import artifacts, jobs, log_report, logs, reports, runs, views
 from .database import Database
-from .parts import nodes_by_rank
+from .logs import nodes_by_rank
 from .states import ENDED_JOBS, JobState
 from .views import Json
 
@@ -174,7 +174,7 @@ def _glimpse(
 ) -> Glimpse:
     # The job first: once it has ended, its log is complete.
     job = reports.job_in(connection, job_id, lease_s=lease_s)
-    numbers = reports.run_numbers(connection, job_id)
+    numbers = log_report.run_numbers(connection, job_id)
     last = None if tail is None else max(tail, 1)
     rows = logs.list_lines(connection, list(numbers), rank=rank, after_id=after_id, tail=last, limit=LINES_AT_ONCE)
     of_ranks = nodes_by_rank(connection, list({row["run_id"] for row in rows}))

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from sqlalchemy import RowMapping
 
-from dljobs.service import artifacts, jobs, logs, registration, runs, schema
+from dljobs.service import artifacts, jobs, logs, offers, runs, schema
 from dljobs.service.database import Database
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.embedded_redis import EmbeddedRedis
@@ -70,7 +70,7 @@ class Cluster:
         """The worker that has the job's newest run."""
         worker_id = self.runs(job_id)[-1]["worker_id"]
         with self.database.read() as connection:
-            rows = registration.list_workers(connection)
+            rows = offers.list_workers(connection)
         return self.workers[next(row["name"] for row in rows if row["id"] == worker_id)]
 
     def cancel(self, job_id: int) -> None:

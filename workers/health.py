@@ -13,20 +13,21 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from dljobs.errors import UsageError
-from dljobs.service import leases, quarantine, registration
+from dljobs.service import offers, quarantine
 from dljobs.service.database import Database
 from dljobs.service.gpus import GpuFault, GpuState, Nvml
 from dljobs.service.quarantine import Fault
 from dljobs.service.settings import Settings
+from dljobs.service.statements import Row
 
 # The memory of a process that has just died, such as a rank of the run before, is free a moment later.
 PATIENCE_S = 3.0
@@ -34,7 +35,7 @@ POLL_S = 0.1
 COMMAND_TIMEOUT_S = 30.0
 MAX_AT_ONCE = 8
 
-Check = Callable[[RowMapping], list[Fault]]  # of a device's row
+Check = Callable[[Row], list[Fault]]  # of a device's row
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Health:
         self._actor = actor
         self._retry_s = retry_s
 
-    def refuse(self, devices: Sequence[RowMapping]) -> str:
+    def refuse(self, devices: Sequence[Row]) -> str:
         """Check devices that a run is about to use; those that fail go into quarantine. "" if all may be used."""
         with self._database.read() as connection:
             known = quarantine.list_known(connection, [device["id"] for device in devices])
@@ -93,18 +94,18 @@ class Health:
             lifted = [quarantine.lift(connection, device, actor=self._actor) for device in recovered]
         return any(lifted)
 
-    def _list_idle(self, connection: Connection) -> list[RowMapping]:
-        held = {row["device_id"] for row in leases.held_devices(connection)}
-        offered = registration.list_devices(connection)
+    def _list_idle(self, connection: Connection) -> list[Row]:
+        held = {row["device_id"] for row in offers.held_devices(connection)}
+        offered = offers.list_devices(connection)
         return [row for row in offered if row["worker_id"] == self._worker_id and row["id"] not in held]
 
-    def _quarantine(self, connection: Connection, devices: Sequence[RowMapping], found: Examined) -> None:
+    def _quarantine(self, connection: Connection, devices: Sequence[Row], found: Examined) -> None:
         for device in devices:
             fault = found.faults[device["id"]]
             logger.warning("device %s is quarantined: %s", device["uuid"], fault.text)
             quarantine.quarantine(connection, device, fault, actor=self._actor, retry_s=self._retry_s)
 
-    def _examine(self, devices: Sequence[RowMapping], known: dict[int, RowMapping]) -> Examined:
+    def _examine(self, devices: Sequence[Row], known: Mapping[int, Row]) -> Examined:
         found = Examined()
         if not devices:
             return found
@@ -120,7 +121,7 @@ class Health:
                 found.well.add(device["id"])
         return found
 
-    def _faults_of(self, device: RowMapping) -> list[Fault]:
+    def _faults_of(self, device: Row) -> list[Fault]:
         return [fault for check in self._checks for fault in check(device)]
 
 
@@ -151,7 +152,7 @@ class GpuCheck:
         self._patience_s = patience_s
         self._has_told_of_unknown = False
 
-    def __call__(self, device: RowMapping) -> list[Fault]:
+    def __call__(self, device: Row) -> list[Fault]:
         if device["kind"] != "cuda":
             return []
         deadline = time.monotonic() + self._patience_s
@@ -202,7 +203,7 @@ class CommandCheck:
             raise UsageError(f"health_command {command!r} cannot be read: {error}") from None
         self._timeout_s = timeout_s
 
-    def __call__(self, device: RowMapping) -> list[Fault]:
+    def __call__(self, device: Row) -> list[Fault]:
         try:
             with subprocess.Popen(
                 [*self._command, device["uuid"]],

@@ -14,7 +14,7 @@ from benchmarks.environments import NotInstallable, make_environment
 from benchmarks.processes import answering, environment_with
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.stores import connect_bare, postgres_url
-from dljobs.service import curves, reports, schema
+from dljobs.service import curves, log_report, reports, schema
 from dljobs.service.database import Database
 from dljobs.service.settings import load_settings
 from dljobs.service.states import JobState
@@ -137,7 +137,7 @@ def _reads_of(records: Records, job_id: int) -> Asked:
     database = records.database
 
     def read_log() -> object:
-        return reports.list_lines(database, job_id, tail=NUM_LINES)
+        return log_report.list_lines(database, job_id, tail=NUM_LINES)
 
     return {
         (_CURVE, _DLJOBS): _timed(lambda: curves.load_curves(database, [job_id])),

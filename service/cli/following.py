@@ -13,7 +13,7 @@ from dljobs.service.states import JobState
 from dljobs.service.waiting import Poll, follow, unfinished, wait_for
 
 from .output import line_writer, say
-from .wording import describe_end
+from .wording import describe_end, show_line
 
 Json = dict[str, Any]
 
@@ -80,14 +80,6 @@ def say_ends(database: Database, ended: Sequence[Json]) -> None:
 def first_failure(ended: Sequence[Mapping[str, Any]]) -> int:
     """The exit code of the first job that did not succeed; 0 if all did."""
     return next((job["exit_code"] for job in ended if job["exit_code"]), 0)
-
-
-def show_line(line: Mapping[str, Any], num_ranks: int) -> str:
-    """A line of the log as text: whose it is, where more than one could have written it."""
-    if line["rank"] is None:
-        return f"[worker] {line['line']}"
-    whose = str(line["rank"]) if line["node"] is None else f"{line['node']}/{line['rank']}"
-    return f"[{whose}] {line['line']}" if num_ranks > 1 else str(line["line"])
 
 
 @contextmanager

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from dljobs.errors import UsageError
 from dljobs.service.settings import Settings
 
-from .opening import database_of, resolve_ids
+from .opening import answer, database_of, resolve_ids
 from .options import job_argument, json_option
 from .output import print_json, print_lines, say
+from .wording import show_line
+
+if TYPE_CHECKING:
+    from dljobs.service.statements import AnyDatabase, Row
+
+Json = dict[str, Any]
 
 
 @click.command()
@@ -42,24 +51,47 @@ def logs(
     """
     if follow and (as_json or run is not None):
         raise UsageError("--follow goes with neither --json nor --run", "leave one of them out")
-    from dljobs.service.reports import list_jobs, list_lines
-
-    from .following import follow_job, show_line
-
-    with database_of(settings) as database:
-        [job_id] = resolve_ids(database, (job,))
-        lease_s = settings.lease_s
-        [found] = list_jobs(database, [job_id], lease_s=lease_s)
-        num_ranks = found["num_devices"] if found["strategy"] == "ddp" and rank is None else 1
-        if follow:
-            follow_job(database, found, lease_s=lease_s, bar=False, rank=rank, tail=tail, num_ranks=num_ranks)
-            return
-        lines = list_lines(database, job_id, run=run, rank=rank, tail=tail)
+    if follow:
+        _follow(settings, job, rank=rank, tail=tail)
+        return
+    found, lines = answer(settings, partial(_read, text=job, run=run, rank=rank, tail=tail))
     if as_json:
         print_json("logs", lines)
         return
-    print_lines([show_line(line, num_ranks) for line in lines])
+    print_lines([show_line(line, _num_ranks(found, rank)) for line in lines])
+    job_id = found["id"]
     if not found["num_runs"]:
         say(f"job {job_id} has not started yet: `dljobs why {job_id}` says why")
     elif rank is not None and not lines and tail != 0:
         say(f"rank {rank} of job {job_id} wrote nothing{'' if run is None else f' in run {run}'}")
+
+
+def _read(
+    database: AnyDatabase, *, text: str, run: int | None, rank: int | None, tail: int | None
+) -> tuple[Row, list[Json]]:
+    """The row of the job that is meant, as far as its log matters to it, and its lines."""
+    from dljobs.service.log_report import list_lines
+    from dljobs.service.names import resolve_job
+    from dljobs.service.statements import rows
+
+    with database.read() as connection:
+        job_id = resolve_job(connection, text)
+        [found] = rows(connection, "SELECT id, strategy, num_devices, num_runs FROM jobs WHERE id = :id", id=job_id)
+    return found, list_lines(database, job_id, run=run, rank=rank, tail=tail)
+
+
+def _num_ranks(job: Row, rank: int | None) -> int:
+    """How many ranks may have written what is shown."""
+    return int(job["num_devices"]) if job["strategy"] == "ddp" and rank is None else 1
+
+
+def _follow(settings: Settings, text: str, *, rank: int | None, tail: int | None) -> None:
+    from dljobs.service.reports import list_jobs
+
+    from .following import follow_job
+
+    with database_of(settings) as database:
+        job_ids, lease_s = resolve_ids(database, (text,)), settings.lease_s
+        [found] = list_jobs(database, job_ids, lease_s=lease_s)
+        num_ranks = _num_ranks(found, rank)
+        follow_job(database, found, lease_s=lease_s, bar=False, rank=rank, tail=tail, num_ranks=num_ranks)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .output import say
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from dljobs.service.doorbell import Doorbell
     from dljobs.service.names import Target
     from dljobs.service.settings import Settings
+    from dljobs.service.statements import AnyDatabase
     from dljobs.service.submission import Submitted
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -30,6 +33,23 @@ def database_of(settings: Settings) -> Iterator[Database]:
         yield database
     finally:
         database.close()
+
+
+def answer(settings: Settings, ask: Callable[[AnyDatabase], T]) -> T:
+    """What `ask` finds: over the driver alone, and over SQLAlchemy only if it asks for more than text.
+
+    Raises:
+        Unreachable, SchemaMismatch: as `database_of`.
+    """
+    from dljobs.service.schema import open_checked_plain
+    from dljobs.service.statements import NeedsSqlalchemy
+
+    try:
+        with closing(open_checked_plain(settings)) as database:
+            return ask(database)
+    except NeedsSqlalchemy:
+        with database_of(settings) as whole:
+            return ask(whole)
 
 
 def doorbell_of(settings: Settings) -> Doorbell:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ import click
 from dljobs.service.durations import show_duration
 from dljobs.service.settings import Settings
 
-from .opening import database_of
+from .opening import answer
 from .options import json_option
 from .output import print_json, print_lines, show_moment
 from .table import Column, table_lines
@@ -70,13 +71,13 @@ def status(
       dljobs status --start
       dljobs status --expand
     """
-    from dljobs.service.reports import status as load_status
+    from dljobs.service import overview
 
+    most = None if show_all or start else limit
     # Ctrl-C is how a watch ends, wherever it comes.
-    with database_of(settings) as database, suppress(KeyboardInterrupt) if watch else nullcontext():
+    with suppress(KeyboardInterrupt) if watch else nullcontext():
         while True:
-            most = None if show_all or start else limit
-            found = load_status(database, lease_s=settings.lease_s, limit=most, expand=expand)
+            found = answer(settings, partial(overview.status, lease_s=settings.lease_s, limit=most, expand=expand))
             if start:
                 found["jobs"] = [job for job in found["jobs"] if job["state"] in WAITING]
             if as_json:

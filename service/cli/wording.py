@@ -93,3 +93,11 @@ def describe_work(spec: Json, size: str, num_nodes: int = 1) -> str:
     where = f"{size} of a device" if "." in size else f"{size} device{'' if size == '1' else 's'}"
     where += f" of {num_nodes} nodes" if num_nodes > 1 else ""
     return f"{spec['model']} on {spec['data']}, {spec['strategy']} on {where}"
+
+
+def show_line(line: Mapping[str, Any], num_ranks: int) -> str:
+    """A line of the log as text: whose it is, where more than one could have written it."""
+    if line["rank"] is None:
+        return f"[worker] {line['line']}"
+    whose = str(line["rank"]) if line["node"] is None else f"{line['node']}/{line['rank']}"
+    return f"[{whose}] {line['line']}" if num_ranks > 1 else str(line["line"])

@@ -260,6 +260,11 @@ class Policy:
     user_limits: Mapping[str, Limit] = field(default_factory=dict)
     tag_limits: Mapping[str, Limit] = field(default_factory=dict)
 
+    @property
+    def has_quotas(self) -> bool:
+        """Whether anybody's use is limited over time."""
+        return any(limit.quota for limits in (self.user_limits, self.tag_limits) for limit in limits.values())
+
 
 DEFAULT_POLICY = Policy()
 

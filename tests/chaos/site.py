@@ -17,7 +17,7 @@ import psutil
 from sqlalchemy import select
 
 from dljobs.errors import DljobsError
-from dljobs.service import registration
+from dljobs.service import offers
 from dljobs.service.states import LIVE_RUNS
 from dljobs.service.tables import runs, workers
 from dljobs.service.worker_process import WorkerProcess
@@ -100,7 +100,7 @@ class Site:
     def beating_since(self, moment: float) -> set[str]:
         """The workers whose heartbeat has reached the database since then; none while it is down."""
         with contextlib.suppress(DljobsError), self.cluster.database.read() as connection:
-            return {row["name"] for row in registration.list_workers(connection) if row["heartbeat_at"] > moment}
+            return {row["name"] for row in offers.list_workers(connection) if row["heartbeat_at"] > moment}
         return set()
 
     def num_consumers(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dljobs.service import control, leases, parts
+from dljobs.service import control, offers, parts
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.node_checks import check_nodes
 from tests.cluster import Cluster, running_cluster
@@ -73,7 +73,7 @@ def test_two_nodes_train_one_model(cluster: Cluster) -> None:
 
 def test_the_doctor_times_the_network_between_nodes(cluster: Cluster) -> None:
     with cluster.database.read() as connection:
-        assert leases.held_devices(connection) == []
+        assert offers.held_devices(connection) == []
     (check,) = check_nodes(cluster.settings, cluster.database)
     assert (check.ok, check.name in ("n1 – n2", "n2 – n1")) == ("ok", True), check
     assert re.search(r"1 KiB in [\d.]+ ms, 16 MiB in [\d.]+ ms", check.detail), check

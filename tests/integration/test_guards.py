@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dljobs.service import control, quarantine, registration
+from dljobs.service import control, offers
 from dljobs.service.doorbell import Doorbell
 from tests.cluster import Cluster, running_cluster
 from tests.waiting import wait_until
@@ -37,8 +37,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, faults: Path) -> Iterator[
 def quarantined(cluster: Cluster) -> dict[str, str]:
     """Devices in quarantine, with the reason."""
     with cluster.database.read() as connection:
-        names = {row["id"]: row["uuid"] for row in registration.list_devices(connection)}
-        return {names[key]: row["reason"] for key, row in quarantine.list_quarantined(connection).items()}
+        names = {row["id"]: row["uuid"] for row in offers.list_devices(connection)}
+        return {names[key]: row["reason"] for key, row in offers.list_quarantined(connection).items()}
 
 
 def test_a_device_that_fails_its_check_is_left_out_until_it_is_well(cluster: Cluster, faults: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_device_that_fails_its_check_is_left_out_until_it_is_well(cluster: Clu
 
 def device_name(cluster: Cluster) -> str:
     with cluster.database.read() as connection:
-        (row,) = (row for row in registration.list_devices(connection) if row["uuid"] == "cpu-w1-0")
+        (row,) = (row for row in offers.list_devices(connection) if row["uuid"] == "cpu-w1-0")
     return f"{row['node']}:{row['uuid']}"
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from dljobs.errors import DljobsError, NotAllowed
-from dljobs.service import artifacts, control, garbage, jobs, registration, runs, schema
+from dljobs.service import artifacts, control, garbage, jobs, offers, runs, schema
 from dljobs.service.database import Database, open_database
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.evaluations import NewEvaluation, add_evaluation
@@ -205,7 +205,7 @@ def test_the_admin_does_what_operators_do(roles: Roles) -> None:
 def test_a_viewer_reads(roles: Roles) -> None:
     with roles.open("viewer") as viewer:
         with viewer.read() as connection:
-            registration.list_workers(connection)
+            offers.list_workers(connection)
         with pytest.raises(NotAllowed):
             enqueue(viewer, Doorbell(roles.settings("viewer")), prepare(Request("lenet"), "x"))
 

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 import dljobs.service
-from dljobs.service import control, reports
+from dljobs.service import control, log_report, overview, reports
 from dljobs.service.curves import load_curves
 from dljobs.service.database import Database
 from dljobs.service.doorbell import Doorbell
@@ -52,7 +52,7 @@ def check(noun: str, value: object) -> None:
 
 def test_every_report_is_what_the_schema_says(world: World) -> None:
     database = world.database
-    status = reports.status(database, lease_s=60, limit=None)
+    status = overview.status(database, lease_s=60, limit=None)
     check("status", status)
     assert [job["state"] for job in status["jobs"]] == ["queued", "held", "succeeded"]
     assert status["devices"] == {"total": 2, "free": 2, "quarantined": 0}
@@ -62,9 +62,9 @@ def test_every_report_is_what_the_schema_says(world: World) -> None:
         check("artifacts", reports.list_artifacts(database, job_id))
     check("workers", reports.list_workers(database, lease_s=60))
     check("events", reports.list_events(database, job_id=None, limit=100))
-    check("logs", reports.list_lines(database, 1))
+    check("logs", log_report.list_lines(database, 1))
     check("schema", reports.schema(world.settings))
-    assert [line["line"] for line in reports.list_lines(database, 1)] == ["first", "zero byte: ␀", "second"]
+    assert [line["line"] for line in log_report.list_lines(database, 1)] == ["first", "zero byte: ␀", "second"]
 
 
 def test_curves_follow_and_export(world: World, tmp_path: Path) -> None:

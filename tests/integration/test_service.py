@@ -12,7 +12,7 @@ import psutil
 import pytest
 from sqlalchemy import update
 
-from dljobs.service import jobs, leases, tables
+from dljobs.service import jobs, offers, tables
 from dljobs.service.doorbell import EXECUTE_TASK, Doorbell, make_app, worker_queue
 from dljobs.service.jobs import request_cancel
 from tests.cluster import Cluster, family_of, running_cluster
@@ -68,7 +68,7 @@ def test_two_jobs_run_side_by_side_on_disjoint_devices(cluster: Cluster) -> None
     for job_id in (first, second):
         cluster.wait_for_state(job_id, "running")
     with cluster.database.read() as connection:
-        held = leases.held_devices(connection)
+        held = offers.held_devices(connection)
     assert len({row["device_id"] for row in held}) == 4
     assert {row["job_id"] for row in held} == {first, second}
     for job_id in (first, second):
@@ -88,7 +88,7 @@ def test_cancel_ends_a_running_job_and_leaves_nothing(cluster: Cluster) -> None:
     _gone, alive = psutil.wait_procs(ranks, timeout=5)
     assert not alive
     with cluster.database.read() as connection:
-        assert not leases.held_devices(connection)
+        assert not offers.held_devices(connection)
 
 
 def test_a_waiting_job_is_cancelled_at_once(cluster: Cluster) -> None:

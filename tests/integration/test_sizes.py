@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dljobs.service import leases
+from dljobs.service import offers
 from dljobs.service.control import drain, undrain
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.explanation import explain
@@ -39,8 +39,8 @@ def test_two_halves_run_at_once_on_one_device_and_a_whole_job_waits(cluster: Clu
     for job_id in halves:
         cluster.wait_for_step(job_id, 1)
     with cluster.database.read() as connection:
-        held = [(row["job_id"], row["percent"]) for row in leases.held_devices(connection)]
-        assert len({row["device_id"] for row in leases.held_devices(connection)}) == 1
+        held = [(row["job_id"], row["percent"]) for row in offers.held_devices(connection)]
+        assert len({row["device_id"] for row in offers.held_devices(connection)}) == 1
     assert held == [(job_id, 50) for job_id in halves]
     whole = cluster.submit("lenet", "max_steps=3", "epochs=1", **there)
     found = explain(cluster.database, whole, lease_s=cluster.settings.lease_s)

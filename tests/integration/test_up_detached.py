@@ -19,8 +19,8 @@ from dljobs.service.doorbell import Doorbell
 from dljobs.service.down import stop_up
 from dljobs.service.jobs import get_job
 from dljobs.service.logs import list_lines
+from dljobs.service.offers import list_workers
 from dljobs.service.process_mark import ProcessMark
-from dljobs.service.registration import list_workers
 from dljobs.service.runs import list_runs
 from dljobs.service.states import WorkerState
 from dljobs.service.submission import Request, enqueue, prepare

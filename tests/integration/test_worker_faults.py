@@ -12,9 +12,9 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from dljobs.service import control, leases, registration, schema
-from dljobs.service.dispatch import make_plan
+from dljobs.service import control, offers, schema
 from dljobs.service.doorbell import Doorbell
+from dljobs.service.planned import make_plan
 from dljobs.service.worker_process import WorkerProcess
 from tests.cluster import Cluster, family_of, running_cluster
 from tests.waiting import wait_until
@@ -61,7 +61,7 @@ def test_a_drained_node_gives_back_what_it_runs_and_goes_on_when_it_may(cluster:
     job_id = cluster.submit("lenet", *INTERRUPTIBLE, num_devices=2)
     cluster.wait_for_step(job_id, 30)
     with cluster.database.read() as connection:
-        node = registration.list_workers(connection)[0]["node"]
+        node = offers.list_workers(connection)[0]["node"]
     doorbell = Doorbell(cluster.settings)
     assert control.drain(cluster.database, doorbell, node, actor="ada", reason="new fan", evict=True)
     cluster.wait_for_state(job_id, "queued", timeout_s=20)
@@ -201,7 +201,7 @@ def test_ends_are_told_apart(cluster: Cluster, sets: tuple[str, ...], failure_cl
         error = json.loads(cluster.runs(job_id)[0]["error_json"])
         assert "nan" in error["message"] or "inf" in error["message"]
     with cluster.database.read() as connection:
-        assert not leases.held_devices(connection)
+        assert not offers.held_devices(connection)
 
 
 def digest(cluster: Cluster, job_id: int) -> str:
@@ -216,7 +216,7 @@ def ranks_of(worker: WorkerProcess) -> list[psutil.Process]:
 
 def worker_states(cluster: Cluster) -> set[str]:
     with cluster.database.read() as connection:
-        return {row["state"] for row in registration.list_workers(connection)}
+        return {row["state"] for row in offers.list_workers(connection)}
 
 
 def queue_is_read(cluster: Cluster) -> bool:

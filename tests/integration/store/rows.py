@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, select, update
 
-from dljobs.service import ends, jobs, registration, runs, sets
+from dljobs.service import ends, jobs, offers, registration, runs, sets
 from dljobs.service.axes import Axis
 from dljobs.service.clock import now
 from dljobs.service.database import Database
@@ -89,7 +89,7 @@ def add_worker(
 def place(database: Database, num_devices: int = 1, **fields: Any) -> tuple[int, RunKey]:
     """A job whose first run has just been placed on worker w1; returns the job's id and the run's key."""
     with database.read() as connection:
-        known = {row["name"] for row in registration.list_workers(connection)}
+        known = {row["name"] for row in offers.list_workers(connection)}
     if "w1" not in known:
         add_worker(database)
     job_id = submit(database, num_devices, **fields)

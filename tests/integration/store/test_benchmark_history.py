@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 
 from benchmarks import history
-from dljobs.service import curves, jobs, reports
+from dljobs.service import curves, jobs, log_report, overview, reports
 from dljobs.service.database import Database
 from dljobs.service.tables import jobs as job_table
 from dljobs.service.tables import metadata
@@ -26,11 +26,11 @@ def test_finished_jobs_are_like_those_that_ran(database: Database) -> None:
     assert states == {"succeeded": 0.8 * 2 * NUM_JOBS, "failed": 0.1 * 2 * NUM_JOBS, "cancelled": 0.1 * 2 * NUM_JOBS}
     assert num_rows["runs"] == num_rows["run_parts"] == num_rows["leases"] == 2 * NUM_JOBS
     assert num_rows["events"] == len(history.HAPPENED) * 2 * NUM_JOBS
-    assert len(reports.status(database, lease_s=60.0, limit=20)["jobs"]) == 20
+    assert len(overview.status(database, lease_s=60.0, limit=20)["jobs"]) == 20
     [job] = reports.list_newest(database, limit=1)
     shown = reports.job_details(database, job["id"], lease_s=60.0)
     assert [run["state"] for run in shown["runs"]] == [job["state"]]
-    assert [line["line"] for line in reports.list_lines(database, job["id"])] == list(history.LINES)
+    assert [line["line"] for line in log_report.list_lines(database, job["id"])] == list(history.LINES)
     best = reports.list_best(database, "accuracy", limit=NUM_JOBS)
     assert len({row["value"] for row in best}) > NUM_JOBS / 2
     assert {row["state"] for row in best} == {"succeeded"}
@@ -51,4 +51,4 @@ def test_a_long_run_has_its_curve_and_its_log(database: Database) -> None:
     assert len(curve["points"]) > curves.MAX_POINTS / 2
     assert curve["points"][0] == [1, 1, 1.0]
     assert curve["points"][-1] == [NUM_POINTS, 1, 1 / NUM_POINTS]
-    assert len(reports.list_lines(database, job_id, tail=20)) == 20
+    assert len(log_report.list_lines(database, job_id, tail=20)) == 20

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dljobs.service import jobs, leases, registration, runs
 from dljobs.service.database import Database, Lock, wait_for_lock
-from dljobs.service.dispatch import dispatch, make_plan
+from dljobs.service.dispatch import dispatch
 from dljobs.service.events import list_events
 from dljobs.service.failures import FailureClass
+from dljobs.service.planned import make_plan
 from dljobs.service.runs import Outcome
 from dljobs.service.scheduling.reasons import ReasonCode
 from dljobs.service.states import WorkerState

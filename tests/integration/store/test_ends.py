@@ -12,9 +12,10 @@ from dljobs.errors import DljobsError
 from dljobs.service import jobs, runs
 from dljobs.service.artifacts import ArtifactStore, Description
 from dljobs.service.database import Database
-from dljobs.service.dispatch import dispatch, make_plan
+from dljobs.service.dispatch import dispatch
 from dljobs.service.events import list_events
 from dljobs.service.failures import MAX_LOST_RUNS, FailureClass
+from dljobs.service.planned import make_plan
 from dljobs.service.runs import Outcome
 from dljobs.service.scheduling.reasons import ReasonCode
 from dljobs.service.tables import leases

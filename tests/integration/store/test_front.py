@@ -8,13 +8,14 @@ from sqlalchemy import event, update
 from dljobs.service import dispatch as dispatching
 from dljobs.service import front
 from dljobs.service.database import Database
-from dljobs.service.dispatch import dispatch, make_plan
+from dljobs.service.dispatch import dispatch
 from dljobs.service.front import read_front
+from dljobs.service.planned import make_plan
 from dljobs.service.tables import jobs
 
 from .rows import LEASE_S, add_worker, submit, submit_set
 
-COLUMNS = (jobs.c.id, jobs.c.user)
+COLUMNS = "jobs.id, jobs.user"
 
 
 def lines_of(database: Database, length: int) -> tuple[list[int], frozenset[int]]:

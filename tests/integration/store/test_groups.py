@@ -9,14 +9,15 @@ import pytest
 from sqlalchemy import Connection, event
 
 from dljobs.errors import StaleToken, Unreachable
-from dljobs.service import ends, jobs, leases, runs
+from dljobs.service import ends, jobs, offers, runs
 from dljobs.service.database import Database
-from dljobs.service.dispatch import Claimant, dispatch, make_plan
+from dljobs.service.dispatch import Claimant, dispatch
 from dljobs.service.ends import End
 from dljobs.service.events import list_events
 from dljobs.service.failures import FailureClass
-from dljobs.service.ledger import list_spells
+from dljobs.service.planned import make_plan
 from dljobs.service.runs import Outcome, RunKey
+from dljobs.service.snapshot import list_spells
 from dljobs.service.tables import logs
 from dljobs.workers.ends import Ends
 
@@ -64,8 +65,8 @@ def test_the_ends_of_many_take_as_many_statements_as_one(database: Database) -> 
     assert {states(database, key) for key in keys} == {("succeeded", "succeeded")}
     assert not any(live_leases(database, key) for key in keys)
     with database.read() as connection:
-        assert len(list_spells(connection)) == 9
-        assert not leases.held_devices(connection)
+        assert len(list_spells(connection, [], 0.0)) == 9
+        assert not offers.held_devices(connection)
     for key in keys:
         run = run_row(database, key.run_id)
         assert json.loads(job_row(database, run["job_id"])["result_json"]) == {"accuracy": 0.5}
@@ -199,7 +200,7 @@ def test_a_worker_that_dies_while_it_takes_its_runs_has_placed_nothing(database:
         dispatch(database, lease_s=LEASE_S, claimant=Claimant(worker.worker_id, die))
     assert job_row(database, job_id)["state"] == "queued"
     with database.read() as connection:
-        assert not leases.held_devices(connection)
+        assert not offers.held_devices(connection)
     assert len(dispatch(database, lease_s=LEASE_S)) == 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dljobs.service import leases, registration, sweep
+from dljobs.service import leases, offers, sweep
 from dljobs.service.clock import read_now
 from dljobs.service.database import Database
 from dljobs.service.events import list_events
@@ -41,7 +41,7 @@ def expire(database: Database) -> int:
 
 def renew(database: Database, *tokens: str, worker: str = "w1") -> set[str]:
     with database.write() as connection:
-        ids = {row["name"]: row["id"] for row in registration.list_workers(connection)}
+        ids = {row["name"]: row["id"] for row in offers.list_workers(connection)}
         return leases.renew(connection, ids[worker], tokens, LEASE_S)
 
 
@@ -205,10 +205,10 @@ def test_the_placement_of_a_run_outlives_its_leases(database: Database) -> None:
     _job, key = start(database, num_devices=3)
     with database.read() as connection:
         before = [row["uuid"] for row in leases.placement(connection, key.run_id)]
-        assert len(leases.held_devices(connection)) == 3
+        assert len(offers.held_devices(connection)) == 3
     end(database, key, Outcome(None, "trained"))
     with database.read() as connection:
         assert [row["uuid"] for row in leases.placement(connection, key.run_id)] == before
-        assert leases.held_devices(connection) == []
+        assert offers.held_devices(connection) == []
     assert len(before) == 3
     make_eligible(database, submit(database))

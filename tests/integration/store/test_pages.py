@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, event, insert, select, update
 
 from benchmarks import history
-from dljobs.service import logs, metrics, pages, runs
+from dljobs.service import logs, metrics, overview, pages, runs
 from dljobs.service.database import Database
 from dljobs.service.jobs import job_values
 from dljobs.service.reports import list_best, list_newest
@@ -112,7 +112,7 @@ def test_a_page_costs_the_same_beside_many_more_jobs(database: Database) -> None
             pages.list_newest(connection, before_id=last // 2)
             pages.list_newest(connection, user="u3", states=ENDED_JOBS, before_id=last - 5)
             pages.list_newest(connection, model="m3", states=(JobState.FAILED,))
-            pages.list_ended(connection, pages.PAGE, which=jobs.c.set_id.is_(None))
+            overview.list_ended(connection, pages.PAGE, with_sets=False)
             for goal in ("max", "min"):
                 pages.list_best(connection, "accuracy", goal=goal)
                 pages.list_best(connection, "accuracy", goal=goal, after=(0.5, last // 2))

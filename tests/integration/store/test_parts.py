@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
-from dljobs.service import leases, parts, registration, reports, runs, sweep
+from dljobs.service import leases, offers, parts, reports, runs, sweep
 from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.failures import FailureClass
@@ -122,8 +122,8 @@ def test_any_part_may_end_the_run_and_only_once(database: Database, workers: lis
     with pytest.raises(Exception, match="already ended"):
         end(database, key, Outcome(FailureClass.PREEMPTED, "the other, too"))
     with database.read() as connection:
-        assert registration.list_workers(connection)
-        assert leases.held_devices(connection) == []
+        assert offers.list_workers(connection)
+        assert offers.held_devices(connection) == []
 
 
 def test_the_first_reason_to_stop_stays(database: Database, workers: list[Registration]) -> None:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection, delete, select, update
 
 from dljobs.errors import DljobsError, StaleToken
-from dljobs.service import ends, jobs, runs, sweep
+from dljobs.service import ends, jobs, offers, runs, sweep
 from dljobs.service import leases as lease_store
 from dljobs.service.clock import now
 from dljobs.service.database import Database
@@ -255,7 +255,7 @@ class Protocol(RuleBasedStateMachine):
         with self.database.read() as connection:
             states = set(connection.execute(select(job_table.c.state)).scalars())
             assert states <= {*ENDED_JOBS, JobState.HELD}
-            assert not lease_store.held_devices(connection)
+            assert not offers.held_devices(connection)
 
     # What the rules share
 

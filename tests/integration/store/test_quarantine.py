@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import RowMapping, select, update
 
 from dljobs.errors import NotFound, UsageError
-from dljobs.service import quarantine, registration
+from dljobs.service import offers, quarantine
 from dljobs.service.database import Database
 from dljobs.service.events import list_events
 from dljobs.service.failures import FailureClass
@@ -25,7 +25,7 @@ FIRE = Fault("it burns", "fire")
 
 def device(database: Database, position: int = 0, worker: str = "w1") -> RowMapping:
     with database.read() as connection:
-        offered = registration.list_devices(connection)
+        offered = offers.list_devices(connection)
     return next(row for row in offered if row["uuid"] == f"{worker}-cpu-{position}")
 
 
@@ -126,7 +126,7 @@ def test_idle_devices_are_looked_at_and_come_back(database: Database) -> None:
     assert not burning.look_round()
     assert sorted(seen) == ["w1-cpu-0", "w1-cpu-1"], "another worker's devices are its own business"
     with database.read() as connection:
-        assert list(quarantine.list_quarantined(connection)) == [device(database)["id"]]
+        assert list(offers.list_quarantined(connection)) == [device(database)["id"]]
     seen.clear()
     well = health(database, worker_id, note)
     assert not well.look_round()
@@ -134,7 +134,7 @@ def test_idle_devices_are_looked_at_and_come_back(database: Database) -> None:
     let_time_pass(database)
     assert well.look_round()
     with database.read() as connection:
-        assert not quarantine.list_quarantined(connection)
+        assert not offers.list_quarantined(connection)
 
 
 def test_a_device_that_a_run_holds_is_left_alone(database: Database) -> None:
@@ -142,7 +142,7 @@ def test_a_device_that_a_run_holds_is_left_alone(database: Database) -> None:
     place(database)
     assert not health(database, worker_id, is_burning("w1-cpu-0")).look_round()
     with database.read() as connection:
-        assert not quarantine.list_quarantined(connection)
+        assert not offers.list_quarantined(connection)
 
 
 def test_a_refused_run_costs_its_job_nothing(database: Database) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from dljobs.errors import UsageError
-from dljobs.service import registration
+from dljobs.service import offers, registration
 from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
@@ -53,8 +53,8 @@ def go_silent(database: Database, name: str) -> None:
 def test_a_worker_is_entered_with_its_devices(database: Database) -> None:
     who = add_worker(database, "w1", devices=[gpu("GPU-a", 0), gpu("GPU-b", 1)], versions={"torch": "2.9"})
     with database.read() as connection:
-        [worker] = registration.list_workers(connection)
-        rows = registration.list_devices(connection)
+        [worker] = offers.list_workers(connection)
+        rows = offers.list_devices(connection)
         [event] = list_events(connection)
     assert (worker["name"], worker["state"], worker["id"]) == ("w1", "online", who.worker_id)
     assert 0 <= worker["silent_s"] < 5
@@ -109,8 +109,8 @@ def test_overlapping_devices_are_refused_by_name_of_the_other(database: Database
     assert all(word in message for word in ("GPU-b", "'w1'", "4711", "--gpus"))
     assert "GPU-a" not in message
     with database.read() as connection:
-        assert [row["name"] for row in registration.list_workers(connection)] == ["w1"]
-        assert len(registration.list_devices(connection)) == 2
+        assert [row["name"] for row in offers.list_workers(connection)] == ["w1"]
+        assert len(offers.list_devices(connection)) == 2
     add_worker(database, "w2", devices=[gpu("GPU-c", 2)])
     add_worker(database, "w3", devices=[gpu("GPU-a")], node="n2")
 
@@ -120,7 +120,7 @@ def test_devices_of_a_dead_worker_are_free_for_another(database: Database) -> No
     add_worker(database, "w2", devices=[gpu("GPU-b", 1)], is_alive=False)
     with database.read() as connection:
         owners = dict(connection.execute(select(devices.c.uuid, devices.c.worker_id)).all())  # type: ignore[arg-type]
-        names = {row["id"]: row["name"] for row in registration.list_workers(connection)}
+        names = {row["id"]: row["name"] for row in offers.list_workers(connection)}
     assert names[owners["GPU-b"]] == "w2"
 
 
@@ -138,7 +138,7 @@ def test_who_takes_work(database: Database) -> None:
     set_state(database, second, WorkerState.OFFLINE)
     set_state(database, second, WorkerState.OFFLINE)
     with database.read() as connection:
-        assert [row["worker_id"] for row in registration.list_devices(connection)] == [first.worker_id] * 2
+        assert [row["worker_id"] for row in offers.list_devices(connection)] == [first.worker_id] * 2
         moves = [(row["actor"], row["to_state"]) for row in list_events(connection) if row["from_state"]]
     assert moves == [("w1", "draining"), ("w2", "offline")]
 

@@ -12,15 +12,16 @@ from dljobs.errors import DljobsError, NotFound, UsageError
 from dljobs.service import jobs, ledger, nodes, policy, registration
 from dljobs.service.alteration import alter_job
 from dljobs.service.database import Database
-from dljobs.service.dispatch import Planned, dispatch, make_plan
+from dljobs.service.dispatch import dispatch
 from dljobs.service.failures import FailureClass
+from dljobs.service.planned import Planned, make_plan
 from dljobs.service.registration import DeviceInfo
 from dljobs.service.runs import Outcome
 from dljobs.service.scheduling.reasons import ReasonCode
 from dljobs.service.scheduling.rows import Condition, Selector
 from dljobs.service.settings import Settings, load_settings
 from dljobs.service.sizes import Size
-from dljobs.service.snapshot import take_snapshot
+from dljobs.service.snapshot import list_spells, take_snapshot
 from dljobs.service.tables import jobs as job_table
 from dljobs.service.tables import ledger as ledger_table
 from dljobs.service.tables import runs as run_table
@@ -184,7 +185,7 @@ def test_the_ledger_is_folded_and_stays_the_same(database: Database) -> None:
 def usage_of(connection: Connection) -> dict[str, float]:
     from dljobs.service.scheduling.usage import decayed_usage
 
-    return decayed_usage(ledger.list_spells(connection), 9000.0, 3600.0)
+    return decayed_usage(list_spells(connection, [], 9000.0), 9000.0, 3600.0)
 
 
 def test_expected_ends_come_from_progress_then_the_limit_then_history(database: Database) -> None:

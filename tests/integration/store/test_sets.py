@@ -11,9 +11,10 @@ from sqlalchemy import func, select, update
 from dljobs.errors import DljobsError, NotFound, UsageError
 from dljobs.service import jobs, sets
 from dljobs.service.database import Database
-from dljobs.service.dispatch import dispatch, make_plan
+from dljobs.service.dispatch import dispatch
 from dljobs.service.events import list_events
 from dljobs.service.failures import FailureClass
+from dljobs.service.planned import make_plan
 from dljobs.service.runs import Outcome
 from dljobs.service.scheduling.reasons import ReasonCode
 from dljobs.service.scheduling.rows import Condition

@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
-from dljobs.service import leases, runs
+from dljobs.service import offers, runs
 from dljobs.service.alteration import alter_job
 from dljobs.service.database import Database
-from dljobs.service.dispatch import dispatch, make_plan
+from dljobs.service.dispatch import dispatch
 from dljobs.service.gpus import CUDA_CONTEXT_BYTES
+from dljobs.service.planned import make_plan
 from dljobs.service.registration import DeviceInfo
 from dljobs.service.runs import Outcome, create_runs
 from dljobs.service.scheduling.rows import Part, Placed, Selector, Sharer
@@ -41,7 +42,7 @@ def leased(database: Database) -> list[int]:
     """What is leased of each device, which its live leases must add up to."""
     with database.read() as connection:
         percent = {row.id: row.leased_percent for row in connection.execute(select(devices).order_by(devices.c.id))}
-        held = leases.held_devices(connection)
+        held = offers.held_devices(connection)
     sums = {device_id: sum(row["percent"] for row in held if row["device_id"] == device_id) for device_id in percent}
     assert percent == sums
     return list(percent.values())
@@ -72,7 +73,7 @@ def test_jobs_share_a_device_and_a_whole_one_waits(database: Database) -> None:
     assert [run_row(database, key.run_id)["job_id"] for key in keys] == halves[:2]
     assert leased(database) == [100]
     with database.read() as connection:
-        assert [row["memory_bytes"] for row in leases.held_devices(connection)] == [GPU_BYTES // 2] * 2
+        assert [row["memory_bytes"] for row in offers.held_devices(connection)] == [GPU_BYTES // 2] * 2
         [reason, _ahead] = make_plan(connection, lease_s=LEASE_S).reasons(whole)
     assert reason.text.startswith("it needs 1 device; the best worker, w1, has 0 free (held by jobs 1, 2)")
     run_it(database, keys[0])
@@ -134,7 +135,7 @@ def test_memory_as_declared_or_measured(database: Database) -> None:
     submit(database, share_percent=10, selector=Selector(memory_bytes=30 * 10**9))
     dispatch(database, lease_s=LEASE_S)
     with database.read() as connection:
-        kept = [row["memory_bytes"] for row in leases.held_devices(connection)]
+        kept = [row["memory_bytes"] for row in offers.held_devices(connection)]
         planned = make_plan(connection, lease_s=LEASE_S)
     assert kept == [30 * 10**9, round(20 * 10**9 * MEASURED_HEADROOM) + CUDA_CONTEXT_BYTES]
     [reason] = planned.reasons(measured_job + 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3.dbapi2
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +66,19 @@ def world(settings: Settings) -> Iterator[World]:
 
 
 @pytest.fixture
-def stopped_clock() -> Iterator[None]:
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The database's clock stands still, so that whatever is measured by it is exact; ask for it before `world`."""
 
     def stop(connection: Any, _record: Any) -> None:
         connection.create_function("julianday", 1, lambda _text: 2440587.5 + 20_000.0)
 
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = sqlite3.dbapi2.connect(*arguments, **options)
+        stop(connection, None)
+        return connection
+
     event.listen(Engine, "connect", stop)
+    monkeypatch.setattr("sqlite3.connect", connect)  # as `plain.py` does
     yield
     event.remove(Engine, "connect", stop)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dljobs.service import jobs, pages, runs, verifications
+from dljobs.service import jobs, overview, runs, verifications
 from dljobs.service.artifacts import ArtifactStore, Description
 from dljobs.service.failures import FailureClass
 from dljobs.service.runs import RunKey
@@ -218,7 +218,7 @@ def test_the_verdict_is_recorded_and_printed(dljobs, trained):
 
 def dljobs_jobs(world: World) -> int:
     with world.database.read() as connection:
-        return len(jobs.list_active(connection)) + len(pages.list_ended(connection, 10))
+        return len(jobs.list_active(connection)) + len(overview.list_ended(connection, 10))
 
 
 def test_show_tells_what_a_class_was_judged_by_and_what_was_decided(dljobs, world):

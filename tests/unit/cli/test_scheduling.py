@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dljobs.errors import UsageError
-from dljobs.service import policy, quarantine, registration
+from dljobs.service import offers, policy, quarantine
 from dljobs.service.clock import now
 from dljobs.service.policy import make_policy
 from dljobs.service.quarantine import Fault
@@ -242,7 +242,7 @@ def test_a_device_in_quarantine_is_shown_everywhere_and_released(dljobs, world: 
     assert "no devices" in dljobs("gpu", "list").out
     world.worker("w1", 2)
     with world.database.write() as connection:
-        first = registration.list_devices(connection)[0]
+        first = offers.list_devices(connection)[0]
         quarantine.quarantine(connection, first, Fault("it burns", "fire"), actor="w1", retry_s=60)
     world.job(num_devices=2)
     assert "it burns" in dljobs("status").lines[1]

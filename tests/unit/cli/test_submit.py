@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dljobs.service import jobs, pages
+from dljobs.service import jobs, overview
 from dljobs.service.failures import FailureClass
 from dljobs.service.waiting import Poll
 from tests.service_world import World
@@ -12,7 +12,7 @@ from tests.service_world import World
 
 def num_jobs(world: World) -> int:
     with world.database.read() as connection:
-        return len(jobs.list_active(connection)) + len(pages.list_ended(connection, 1000))
+        return len(jobs.list_active(connection)) + len(overview.list_ended(connection, 1000))
 
 
 def test_it_prints_the_id_and_rings(dljobs, world, redis):
