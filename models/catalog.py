@@ -153,6 +153,12 @@ def problems() -> list[str]:
     return _installed().problems
 
 
+def zoo_folders() -> list[Path]:
+    """Where the files of the zoo are."""
+    here = Path(__file__).parent
+    return [here, here / "datasets"]
+
+
 def find_model(name: str) -> ModelEntry:
     """The model of that name, or the one that a reference such as `net.py:Net` names.
 
@@ -251,8 +257,13 @@ def _torchvision() -> dict[str, ModelEntry]:
     return read_table()
 
 
-@functools.cache
 def _zoo() -> Catalog:
+    # A file that is new shows in its folder; one that was edited is read by the next process, as its code is.
+    return _read_zoo(tuple(folder.stat().st_mtime_ns for folder in zoo_folders()))
+
+
+@functools.lru_cache(maxsize=1)
+def _read_zoo(_changed_at: tuple[int, ...]) -> Catalog:
     return read_catalog(Path(__file__).parent, __package__ or "dljobs.models")
 
 

@@ -12,6 +12,8 @@ import sys
 import traceback
 
 import dljobs.models
+from dljobs.errors import DljobsError
+from dljobs.models import catalog
 
 from . import huge_pages
 from .folder import release
@@ -34,12 +36,16 @@ MODULES = [
 def report() -> Preloaded:
     """Import it all, once, and say what could not be imported."""
     failures, zoo_failures = _import_all(MODULES), _import_all(zoo_modules())
+    try:
+        catalog.models()  # read by each rank, if not here
+    except DljobsError:
+        zoo_failures["the declarations of the zoo"] = traceback.format_exc()
     # What is here now is shared by all ranks: the collector must not write into these pages.
     gc.collect()
     gc.freeze()
     huge_pages.collapse()
     files = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    return Preloaded(failures, zoo_failures, sorted(files), release())
+    return Preloaded(failures, zoo_failures, [*sorted(files), *map(str, catalog.zoo_folders())], release())
 
 
 def zoo_modules() -> list[str]:

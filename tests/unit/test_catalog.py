@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -274,3 +275,19 @@ def timed(action: Any) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
+
+
+def test_the_zoo_is_read_once_and_again_when_a_file_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank has what its forkserver read, and finds a model that came later all the same."""
+    reads: list[object] = []
+
+    def read(*place: object) -> catalog.Catalog:
+        reads.append(place)
+        return catalog.Catalog({}, {})
+
+    monkeypatch.setattr(catalog, "zoo_folders", lambda: [tmp_path])
+    monkeypatch.setattr(catalog, "read_catalog", read)
+    assert (catalog.models(), catalog.datasets().keys() & {"digits"}, len(reads)) == ({}, set(), 1)
+    (tmp_path / "net.py").touch()
+    os.utime(tmp_path, ns=(0, 0))  # whatever the file system's clock is like
+    assert (catalog.models(), len(reads)) == ({}, 2)
