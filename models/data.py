@@ -59,6 +59,8 @@ class TensorSplit:
 class ItemSplit:
     """Samples made one by one by a map-style dataset of (tensor, label) pairs, stacked; `transform` as of tensors."""
 
+    is_read_by_item = True
+
     def __init__(self, dataset: Indexable, transform: Callable[[Tensor], Tensor] | None = None) -> None:
         self.dataset = dataset
         self.transform = transform
@@ -71,6 +73,11 @@ class ItemSplit:
         x = torch.stack([torch.as_tensor(x) for x, _ in items])
         y = torch.stack([torch.as_tensor(y) for _, y in items])
         return (self.transform(x) if self.transform else x.float()), y
+
+
+def is_read_by_item(split: Split) -> bool:
+    """Whether each sample costs a file or a computation of its own, anew each time, so that reading ahead pays."""
+    return bool(getattr(split, "is_read_by_item", False))
 
 
 class HeldSplit(TensorSplit):

@@ -29,6 +29,7 @@ class Training:
     epochs: int = 1
     batch_size: int = 64  # global: shared out among the ranks
     micro_batch_size: int = 0  # samples that a rank takes at once, adding up gradients; 0: its whole part, if it fits
+    readers: int = -1  # processes of a rank that read ahead what is not in memory; -1: as its cores allow
     lr: float = 0.01
     optimizer: OptimizerName = "sgd"
     momentum: float = 0.0

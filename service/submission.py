@@ -53,6 +53,7 @@ TRAINING_RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1_000_000),
     "batch_size": (1, 10_000_000),
     "micro_batch_size": (0, 10_000_000),
+    "readers": (-1, 256),
     "lr": (0, 1000),
     "momentum": (0, 1),
     "weight_decay": (0, 1000),

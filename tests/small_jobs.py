@@ -6,7 +6,9 @@ the tiny data in the zoo's place, and calls `rank.main`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from dljobs.models.data import Data, TensorSplit
+from dljobs.models.data import Data, ItemSplit, TensorSplit
 from dljobs.models.dynamic import DynamicNet
 from dljobs.service.spec import JobSpec, Training
 from dljobs.workers import rank, shared_sum
@@ -40,6 +42,30 @@ def tiny_data(regression: bool = False) -> Data:
     if regression:
         return Data(train, test, sample_shape=(NUM_FEATURES,), task="regression")
     return Data(train, test, sample_shape=(NUM_FEATURES,), num_classes=NUM_CLASSES)
+
+
+class Items:
+    """Tiny data, sample by sample, with noise; one of them may end the process that reads it."""
+
+    def __init__(self, deadly: bool = False) -> None:
+        self.split, self.deadly = tiny_data().train, deadly
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]:
+        if self.deadly and index == 7 and multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        x, y = self.split.batch(torch.tensor([index]))
+        return x[0] + torch.rand(1), y[0]
+
+
+def data_of(model: str) -> Data:
+    """What a job of the named model is trained on."""
+    data = tiny_data(regression=model == "tiny-sse")
+    if model.startswith("reads"):
+        return dataclasses.replace(data, train=ItemSplit(Items(deadly=model == "reads-deadly")))
+    return data
 
 
 class Tiny(nn.Module):
@@ -163,6 +189,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "is-killed": lambda: Tiny(hook=_is_killed),
     "is-stubborn": lambda: Tiny(hook=_is_stubborn),
     "draws": lambda: DynamicNet(NUM_FEATURES, 16, NUM_CLASSES),
+    "reads": lambda: Tiny(dropout=0.3),
+    "reads-deadly": Tiny,
     "tiny-gloo": Tiny,
     "conv-gloo": Conv,
     "dropout-slow": lambda: Tiny(dropout=0.3, hook=_is_slow),
@@ -208,7 +236,7 @@ def in_place_of_the_zoo(model: str) -> Iterator[None]:
     """While it is entered, workloads load the tiny data and the named model; those in `-gloo` sum by gloo alone."""
     workloads = mock.patch.multiple(
         "dljobs.workers.workload",
-        load_data=lambda *_: tiny_data(regression=model == "tiny-sse"),
+        load_data=lambda *_: data_of(model),
         build_model=lambda *_: MODELS[model](),
     )
     with (

@@ -34,6 +34,7 @@ _OPTIMIZER = "optimizer/"
 # field of its own.
 _WITHOUT_EFFECT = {"version", "kind", "artifact_id", "strategy", "num_devices"}
 _REPORTING = {
+    "readers",
     "print_every",
     "log_every",
     "keep_every",

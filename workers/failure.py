@@ -18,6 +18,7 @@ import torch.distributed as dist
 from dljobs.errors import DataError, DljobsError, StorageFull
 
 from .folder import is_no_room
+from .loader import ReaderLost
 
 _MAX_TRACEBACK_CHARS = 64 << 10
 # Where nobody's model lives: the standard library, installed packages, and this side of dljobs.
@@ -81,11 +82,13 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def classify(error: BaseException) -> str:
-    """One of "data", "oom", "storage", "device" and "user"."""
+    """One of "data", "oom", "storage", "killed", "device" and "user"."""
     if isinstance(error, DataError):
         return "data"
     if isinstance(error, StorageFull) or is_no_room(error):
         return "storage"
+    if isinstance(error, ReaderLost):
+        return "killed"
     if exhausted_memory(error):
         return "oom"
     text = str(error).lower()

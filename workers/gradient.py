@@ -13,6 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from .loader import Batch, Take
 from .narration import say
 from .random_state import leaving_no_trace
 from .sharding import Shard
@@ -35,27 +36,30 @@ class Gradient:
         self._num_untried = _NUM_TRIED if may_choose else 0
         self._kept: tuple[float, Tensor] | None = None  # the last weights: nearly all steps have the same
 
-    def compute(self, shard: Shard) -> Tensor:
+    def compute(self, shard: Shard, take: Take) -> Tensor:
         """Add up the gradient, which has to be None before; returns this rank's sum of losses, on its device.
+
+        Args:
+            take: gives the samples of a part of the shard.
 
         Raises:
             torch.OutOfMemoryError: not even a micro-batch of one sample fits.
         """
         if self._num_untried:
             self._num_untried -= 1
-            self._fit_into_memory(shard)
+            self._fit_into_memory(shard, take)
         *others, last = shard.micro_batches(self._size)
         # The ranks may have different numbers of them: they meet in the last one only, once in each step.
         with self._strategy.without_sync(self._wrapped) if others else nullcontext():
-            sums = [self._add(self._wrapped, indices, shard) for indices in others]
-        return sum(sums, self._add(self._wrapped, last, shard))
+            sums = [self._add(self._wrapped, take(part), shard) for part in others]
+        return sum(sums, self._add(self._wrapped, take(last), shard))
 
     @property
     def _device(self) -> torch.device:
         return self._strategy.device
 
-    def _add(self, called: nn.Module, indices: Tensor, shard: Shard) -> Tensor:
-        x, y = self._workload.data.train.batch(indices)
+    def _add(self, called: nn.Module, batch: Batch, shard: Shard) -> Tensor:
+        x, y = batch
         x, y = x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
         with self._workload.precision.autocast():
             losses = self._workload.loss.per_sample(called(x), y)
@@ -75,14 +79,14 @@ class Gradient:
             self._kept = weight, torch.full_like(losses, weight)
         return self._kept[1]
 
-    def _fit_into_memory(self, shard: Shard) -> None:
+    def _fit_into_memory(self, shard: Shard, take: Take) -> None:
         """Halve the micro-batch until all ranks have room for it.
 
         A rank that ran out of memory in a step would leave the others waiting for its gradients. So it is tried out
         without them, and what that did to buffers and random states is undone.
         """
         while True:
-            error = self._try_out(shard)
+            error = self._try_out(shard, take)
             num_failed = int(self._strategy.all_sum(torch.tensor([float(error is not None)])).item())
             if not num_failed:
                 return
@@ -96,14 +100,14 @@ class Gradient:
                     " the batch of a step stays what it is"
                 )
 
-    def _try_out(self, shard: Shard) -> torch.OutOfMemoryError | None:
+    def _try_out(self, shard: Shard, take: Take) -> torch.OutOfMemoryError | None:
         """Why there is no room for a micro-batch beside the gradient of another one; None if there is."""
         model, failure = self._workload.model, None
         alone = self._strategy.without_collectives(model, self._wrapped)
         with leaving_no_trace(model):
             try:
-                for indices in shard.micro_batches(self._size)[:2]:
-                    self._add(alone, indices, shard)
+                for part in shard.micro_batches(self._size)[:2]:
+                    self._add(alone, take(part), shard)
             except torch.OutOfMemoryError as error:
                 # Without its traceback, whose frames hold the very tensors that there is no room for.
                 failure = error.with_traceback(None)

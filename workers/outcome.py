@@ -97,7 +97,7 @@ def _judge(evidence: Evidence) -> Outcome:
         return _from_exit(killed, evidence)
     primary = [error for error in evidence.errors if not error.get("secondary")]
     if primary:
-        return _from_error(min(primary, key=lambda error: float(error["at"])))
+        return _from_error(min(primary, key=lambda error: float(error["at"])), evidence)
     if evidence.launch_error is not None:
         return Outcome(FailureClass.KILLED, f"the ranks' launcher failed: {evidence.launch_error}")
     # All errors are echoes: the cause is a rank that went without a word.
@@ -106,7 +106,7 @@ def _judge(evidence: Evidence) -> Outcome:
     if silent is not None:
         return _from_exit(silent, evidence)
     if evidence.errors:
-        return _from_error(min(evidence.errors, key=lambda error: float(error["at"])))
+        return _from_error(min(evidence.errors, key=lambda error: float(error["at"])), evidence)
     return Outcome(FailureClass.KILLED, "all ranks ended without a result and without a reason")
 
 
@@ -129,11 +129,13 @@ def _describe_stop(evidence: Evidence) -> str:
     return f"{what}: the ranks did not stop in time and were killed"
 
 
-def _from_error(error: Event) -> Outcome:
+def _from_error(error: Event, evidence: Evidence) -> Outcome:
     try:
         failure = FailureClass(str(error.get("failure_class")))
     except ValueError:
         failure = FailureClass.USER
+    if failure is FailureClass.KILLED and evidence.out_of_memory_kills:  # a child of the rank's
+        failure = FailureClass.OOM
     keys = ("rank", "exception", "message", "file", "line", "traceback", "hint")
     details: dict[str, Any] = {key: error.get(key) for key in keys}
     message = str(details["message"] or "").strip().split("\n")[0][:300]

@@ -23,9 +23,10 @@ class Shard:
     num_local: int  # how many of them count: n, or 0 where a small last batch had no sample for this rank
     num_global: int  # samples of the whole batch over all ranks
 
-    def micro_batches(self, size: int) -> list[Tensor]:
-        """The indices in pieces of at most `size`; 0 is all in one."""
-        return list(torch.split(self.indices, size or len(self.indices)))
+    def micro_batches(self, size: int) -> list[slice]:
+        """Parts of the indices, of at most `size`; 0 is all in one."""
+        num = len(self.indices)
+        return [slice(start, min(start + (size or num), num)) for start in range(0, num, size or num)]
 
 
 @dataclass(frozen=True)

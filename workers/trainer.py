@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .checkpoint import Checkpoint, copy_optimizer, spec_digest
 from .compiling import compiled_if_right
 from .folder import RunFolder, RunRequest
 from .gradient import Gradient
+from .loader import Loader, Take
 from .loss_record import LossRecord, NonFiniteLoss
 from .narration import epoch_line, say
 from .optimizers import build_optimizer, learning_rate, set_learning_rate
@@ -70,6 +72,7 @@ class Trainer:
             world_size=strategy.world_size,
             endless=self.workload.data.endless,
         )
+        self.loader = Loader.of(self.workload.data.train, request, strategy)
         self.progress = Progress()
         self._follow(Plan.onward(self.training, self.batches, self.progress))
         self.until = StopRule(self.training.until, self.workload.data.task)
@@ -103,8 +106,8 @@ class Trainer:
     def _train(self) -> None:
         self._begin()
         while self.progress.epoch <= self.last_epoch:
-            for shard in self._remaining_shards():
-                self._step(shard)
+            for shard, take in self._remaining_batches():
+                self._step(shard, take)
                 if self._ranks_meet() and self._agree():
                     return
             if self._end_epoch():
@@ -135,16 +138,20 @@ class Trainer:
         self._emit("stage", text="training")
         self._started_at = self._epoch_started_at = time.monotonic()
 
-    def _remaining_shards(self) -> Iterator[Shard]:
+    def _remaining_batches(self) -> Iterator[tuple[Shard, Take]]:
         """What is left of the epoch, and of the steps that the run may take."""
-        shards = self.batches.epoch(self.progress.epoch, self.progress.step_in_epoch)
-        while self.progress.step < self.total_steps and (shard := next(shards, None)):
-            yield shard
+        progress = self.progress
+        num_left = max(0, self.total_steps - progress.step)
+        shards = islice(self.batches.epoch(progress.epoch, progress.step_in_epoch), num_left)
+        for batch in self.loader.batches(shards, progress.step):
+            if progress.step >= self.total_steps:  # a stop rule was met
+                return
+            yield batch
 
-    def _step(self, shard: Shard) -> None:
+    def _step(self, shard: Shard, take: Take) -> None:
         """One optimizer step on one global batch."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss_sum = self.gradient.compute(shard)
+        loss_sum = self.gradient.compute(shard, take)
         set_learning_rate(self.optimizer, learning_rate(self.training, self.progress.step + 1, self.plan.steps))
         self.workload.precision.step(self.optimizer, self.model, self.training.clip_norm)
         self.progress.step += 1

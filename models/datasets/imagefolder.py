@@ -15,7 +15,7 @@ from torch import Tensor
 from dljobs.errors import DataError, UsageError
 from dljobs.models.announcement import announce
 from dljobs.models.catalog import dataset
-from dljobs.models.data import Data, ItemSplit, Split, TensorSplit
+from dljobs.models.data import Data, ItemSplit, Split, TensorSplit, is_read_by_item
 
 from .given_path import given_path
 from .images import IMAGE_SUFFIXES, read_image, to_unit_range
@@ -94,6 +94,7 @@ class _Selected:
 
     def __init__(self, split: Split, indices: Tensor) -> None:
         self.split, self.indices = split, indices
+        self.is_read_by_item = is_read_by_item(split)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -125,6 +125,23 @@ def test_ranks_add_up_micro_batches_to_the_same_gradient(
         assert "each rank takes 3 at a time" in pieces.log(0).read_text()
 
 
+def test_ranks_that_read_ahead_learn_the_same(launcher: Launcher, tmp_path: Path) -> None:
+    alone, ahead = (train_small(launcher, tmp_path / str(num), 2, "reads", readers=num) for num in (0, 2))
+    assert "each rank has 2 processes that read ahead" in ahead.log(0).read_text()
+    assert train_losses(ahead) == train_losses(alone)
+    results = [events_of(folder, type_="finished")[0]["result"]["weights_sha256"] for folder in (alone, ahead)]
+    assert results[0] == results[1]
+
+
+def test_a_reader_that_is_killed_ends_the_run_and_says_so(launcher: Launcher, tmp_path: Path) -> None:
+    launch = launcher.launch(write_small(tmp_path, "reads-deadly", 1, readers=2), 1)
+    assert launch.wait(TIMEOUT_S)
+    (error,) = events_of(launch.folder, type_="error")
+    assert (error["exception"], error["failure_class"]) == ("ReaderLost", "killed")
+    assert "--set readers=0" in error["hint"]
+    assert [end.exitcode for end in launch.exits] == [1]
+
+
 def test_a_summed_loss_is_the_sum_over_all_ranks(launcher: Launcher, tmp_path: Path) -> None:
     folders = {
         world_size: train_small(

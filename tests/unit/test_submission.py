@@ -54,9 +54,9 @@ def test_every_number_of_the_training_has_a_range_and_a_default_within_it() -> N
 
 @pytest.mark.parametrize("name", list(TRAINING_RANGES))
 def test_absurd_numbers_are_refused_and_the_nearest_sane_one_said(name: str) -> None:
-    _lowest, highest = TRAINING_RANGES[name]
+    lowest, highest = TRAINING_RANGES[name]
     whole = training_options()[name].type == "int"
-    for value in (str(int(highest) + 1) if whole else str(highest * 2), "-1"):
+    for value in (str(int(highest) + 1) if whole else str(highest * 2), f"{lowest - 1:g}"):
         with pytest.raises(UsageError) as caught:
             prepare(Request("lenet", sets=[f"trainer.{name}={value}"]), "ada")
         assert name in caught.value.message
