@@ -83,7 +83,9 @@ def release(connection: Connection, run_ids: Collection[int], moment: float) -> 
 
 def _in_order(*which: ColumnElement[bool]) -> Update:
     """An update of live leases that locks them in one order: two that do it in opposite orders wait for each other."""
-    locked = select(leases.c.id).where(*which, leases.c.released_at.is_(None)).order_by(leases.c.id).with_for_update()
+    # By a sum, not by the key: to spare itself the sort SQLite would go through all leases there ever were.
+    order = leases.c.id + 0
+    locked = select(leases.c.id).where(*which, leases.c.released_at.is_(None)).order_by(order).with_for_update()
     return update(leases).where(leases.c.id.in_(locked))
 
 

@@ -254,11 +254,6 @@ def list_runs(connection: Connection, job_ids: Sequence[int]) -> list[RowMapping
     return found
 
 
-def list_live(connection: Connection) -> list[RowMapping]:
-    """All runs that have not ended."""
-    return list(connection.execute(select(runs).where(runs.c.state.in_(LIVE_RUNS))).mappings())
-
-
 def latest_run(connection: Connection, job_id: int) -> RowMapping | None:
     """The job's newest run, ended or not; None before its first."""
     query = select(runs).where(runs.c.job_id == job_id).order_by(runs.c.number.desc()).limit(1)

@@ -92,6 +92,8 @@ jobs = Table(
 )
 
 Index("ix_jobs_page_alone", jobs.c.state, jobs.c.id, info={"where": text("set_id IS NULL")})  # of no set
+_CONTINUES = text("resumed_from_job_id IS NOT NULL")
+Index("ix_jobs_heirs", jobs.c.resumed_from_job_id, info={"where": _CONTINUES})  # the few that continue another job
 
 # Arrays and sweeps: jobs that were submitted as one, `jobs.set_id`.
 sets = Table(

@@ -243,8 +243,10 @@ class Protocol(RuleBasedStateMachine):
         for _round in range(4 * MAX_JOBS):
             self.let_backoffs_pass()
             with self.database.write() as connection:
-                for run in runs.list_live(connection):
-                    ends.end_run(connection, run["id"], Outcome(FailureClass.PREEMPTED, "the end"), actor="worker")
+                for run_id in connection.execute(
+                    select(run_table.c.id).where(run_table.c.state.in_(LIVE_RUNS))
+                ).scalars():
+                    ends.end_run(connection, run_id, Outcome(FailureClass.PREEMPTED, "the end"), actor="worker")
             for placed in dispatch(self.database, lease_s=LEASE_S):
                 with self.database.write() as connection:
                     run = runs.get_run(connection, placed.key.run_id)
