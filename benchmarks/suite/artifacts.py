@@ -244,7 +244,7 @@ def _judge_memory(folder: Path, peer: str, store: Store, state_dict: StateDict) 
     path = folder / "weights.safetensors"
     _train(state_dict)
     write_state_dict(state_dict, {}, path)
-    program = [sys.executable, "-m", "benchmarks.peers.store_memory"]
+    program = [sys.executable, "-m", "benchmarks.store_memory"]
     environment = environment_with(**store.settings.to_environment())
 
     def measured_mib(*arguments: str) -> float:

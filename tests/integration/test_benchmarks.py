@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import json
@@ -148,6 +149,16 @@ def test_bad_arguments(arguments: list[str], message: str) -> None:
 def test_the_peers_model_is_the_zoos() -> None:
     ours = {name: tensor.shape for name, tensor in LeNet().state_dict().items()}
     assert {name: tensor.shape for name, tensor in lenet.LeNet().state_dict().items()} == ours
+
+
+def test_peers_know_nothing_of_dljobs() -> None:
+    """They run in environments of their own, where it may not be, and must not be measured with it."""
+    for path in (ROOT / "benchmarks" / "peers").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names.append(node.module or "")
+            assert not [name for name in names if name.split(".")[0] in ("dljobs", "benchmarks")], path.name
 
 
 def test_interleaved_runs_every_other_round_backwards() -> None:

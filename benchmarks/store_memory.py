@@ -1,6 +1,6 @@
 """How much memory storing and loading a file of weights takes, in a process of its own.
 
-`python -m benchmarks.peers.store_memory put RUN_ID TOKEN FILE` or `load ARTIFACT_ID`, with the store's settings in the
+`python -m benchmarks.store_memory put RUN_ID TOKEN FILE` or `load ARTIFACT_ID`, with the store's settings in the
 environment; prints bytes: the peak of resident memory, less what the process had before, less the tensors themselves.
 """
 
