@@ -36,6 +36,9 @@ MODULES = [
 def report() -> Preloaded:
     """Import it all, once, and say what could not be imported."""
     failures, zoo_failures = _import_all(MODULES), _import_all(zoo_modules())
+    if "torch" not in failures:
+        # The first seed reads the source of whoever gives it, in each rank; this one is what is there already.
+        sys.modules["torch"].manual_seed(sys.modules["torch"].initial_seed())
     try:
         catalog.models()  # read by each rank, if not here
     except DljobsError:

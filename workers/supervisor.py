@@ -330,7 +330,9 @@ class Supervisor:
             if is_shipped and not is_more and self._uploads.is_idle:
                 return
             self._refuse_if_abandoned()
-            if not is_more:
+            if not self._uploads.is_idle:
+                self._uploads.wait(POLL_S)
+            elif not is_more:
                 time.sleep(POLL_S)
 
     def _refuse_if_abandoned(self) -> None:

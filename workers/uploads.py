@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +56,11 @@ class Uploads:
     def is_idle(self) -> bool:
         """Whether everything that was added is done."""
         return self._last is None or self._last.done()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until everything that was added is done, at most so long."""
+        if self._last is not None:
+            wait([self._last], timeout_s)
 
     @property
     def missing(self) -> str | None:
