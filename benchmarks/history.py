@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from dljobs.service import sweep
 from dljobs.service.database import Database
-from dljobs.service.jobs import NewJob, job_values
+from dljobs.service.new_jobs import NewJob, job_values
 from dljobs.service.submission import Request, prepare
 from dljobs.service.tables import devices as device_table
 from dljobs.service.tables import events, jobs, leases, ledger, logs, metrics, run_parts, runs, scores, workers

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, Select, func, insert, select
 
-from dljobs.service import jobs, logs, metrics, runs, schema
+from dljobs.service import jobs, logs, metrics, new_jobs, runs, schema
 from dljobs.service.clock import read_now
 from dljobs.service.database import Database
 from dljobs.service.doorbell import Doorbell
@@ -108,7 +108,7 @@ class Service:
         """
         with self.database.write() as connection:
             last = connection.execute(select(func.coalesce(func.max(job_table.c.id), 0))).scalar_one()
-            row = jobs.job_values(jobs.NewJob(_NOTHING, user="benchmark", name="nothing"), read_now(connection))
+            row = new_jobs.job_values(new_jobs.NewJob(_NOTHING, user="benchmark", name="nothing"), read_now(connection))
             connection.execute(insert(job_table), [row] * number)
         begin = time.monotonic()
         self.doorbell.ring_schedule()

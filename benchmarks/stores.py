@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import make_url
 
-from dljobs.service import garbage, jobs, registration, runs, schema, sweep
+from dljobs.service import garbage, new_jobs, registration, runs, schema, sweep
 from dljobs.service.artifacts import ArtifactStore, Description, list_artifacts
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
@@ -131,7 +131,7 @@ def _start_run(database: Database) -> RunKey:
     worker = WorkerInfo(name="benchmark", node="here", process=process, versions={}, devices=[device])
     with database.write() as connection:
         registration.register(connection, worker, stale_after_s=LEASE_S, is_alive=lambda _process: True)
-        jobs.insert_job(connection, prepare(Request("lenet"), "benchmark"))
+        new_jobs.insert_job(connection, prepare(Request("lenet"), "benchmark"))
     [placed] = dispatch(database, lease_s=LEASE_S)
     with database.write() as connection:
         assert runs.claim(connection, placed.key, runs.get_run(connection, placed.key.run_id)["worker_id"])

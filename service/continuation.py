@@ -15,8 +15,8 @@ from sqlalchemy import Connection, RowMapping, select
 from dljobs.errors import NotFound, UsageError
 
 from .artifacts import get_artifact, list_artifacts
-from .jobs import Beginning
 from .names import resolve_job
+from .new_jobs import Beginning
 from .spec import JobSpec
 from .tables import jobs
 

@@ -19,7 +19,7 @@ from .choosing import PATH_OPTION, TABLE, TEST_OPTION, ChosenData, absolute_path
 from .database import Database
 from .doorbell import Doorbell
 from .evaluations import NewEvaluation, add_evaluation
-from .jobs import NewJob
+from .new_jobs import NewJob
 from .settings import Settings
 from .source_files import extract_all
 from .spec import JobSpec
@@ -132,7 +132,7 @@ def require_classes(database: Database, job_id: int) -> None:
         )
 
 
-def _prepare(database: Database, settings: Settings, job_id: int, artifact_id: int, data: str | None) -> jobs.NewJob:
+def _prepare(database: Database, settings: Settings, job_id: int, artifact_id: int, data: str | None) -> NewJob:
     with database.read() as connection:
         job = jobs.get_job(connection, job_id)
     return prepare_evaluation(job, artifact_id, data, settings.user)

@@ -6,171 +6,29 @@ and leave events.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, String, and_, case, insert, literal, select, true, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, select, true, update
 
-from dljobs.errors import DljobsError, NotFound, UsageError
+from dljobs.errors import DljobsError, NotFound
 
-from .clock import now, read_now
+from .clock import now
 from .database import update_each
 from .events import record, record_all, record_each
-from .names import MAX_ID, Target, resolve
-from .scheduling.rows import ANYWHERE, Condition, Selector
-from .selectors import to_json
+from .names import MAX_ID
 from .sizes import Size
-from .sources import keep
-from .spec import JobSpec
 from .statements import in_batches
 from .states import ENDED_JOBS, JOB_TRANSITIONS, PLACED_JOBS, WAITING_JOBS, JobState
-from .tables import dependencies, jobs, set_dependencies, sets
+from .tables import jobs
 
 if TYPE_CHECKING:
-    from .freezing import Frozen
+    pass
 
 
-_INSERT = insert(jobs).returning(jobs.c.id)
 ACTIVE_JOBS = (*PLACED_JOBS, *WAITING_JOBS)
 RETRYABLE_JOBS = (JobState.FAILED, JobState.CANCELLED)
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """The checkpoint of another job that a job begins with."""
-
-    job_id: int
-    artifact_id: int
-
-
-@dataclass(frozen=True)
-class NewJob:
-    """Everything a job row needs besides its spec."""
-
-    spec: JobSpec
-    user: str
-    name: str
-    priority: int = 50
-    tags: tuple[str, ...] = ()
-    time_limit_s: float | None = None
-    max_retries: int = 2
-    idempotency_key: str | None = None
-    held: bool = False
-    sources: tuple[Frozen, ...] = ()  # what the spec's digests name
-    warnings: tuple[str, ...] = ()
-    selector: Selector = ANYWHERE
-    num_nodes: int = 1
-    may_spread: bool = False
-    begin_at: float | None = None
-    min_devices: int | None = None  # what it needs at the least; None: all that its spec says
-    share_percent: int = 100  # less: a part of one device
-    begin_in_s: float | None = None  # by the database's clock, which may not be the client's
-    is_preemptible: bool = False
-    after: tuple[tuple[str, Condition], ...] = ()  # jobs and sets as users name them: 12, @, s3
-    resume_from: str | None = None  # as users name it: 12, @:best, 12:step-40
-    beginning: Beginning | None = None  # what that is
-
-    @property
-    def size(self) -> Size:
-        """The devices that it asks for."""
-        return Size(self.spec.num_devices, self.min_devices or self.spec.num_devices, self.share_percent)
-
-
-def insert_job(connection: Connection, new: NewJob) -> tuple[int, bool]:
-    """Insert the job, or find the one this user already submitted under the same idempotency key.
-
-    Returns:
-        The job's id, and whether it was made now.
-
-    Raises:
-        NotFound, UsageError: a job that it is to wait for is none.
-    """
-    existing = find_same(connection, new)
-    if existing is not None:
-        return existing, False
-    if new.idempotency_key is not None:
-        of_set = select(sets.c.id).where(sets.c.user == new.user, sets.c.idempotency_key == new.idempotency_key)
-        if set_id := connection.execute(of_set).scalar():
-            words = f"idempotency key {new.idempotency_key!r} was used before, for s{set_id}"
-            raise UsageError(words, "choose another for the job")
-    # Before the job itself is there, which `@` would mean.
-    after = resolve_dependencies(connection, new)
-    try:
-        # Only a key can be there already, and only on Postgres: another client has committed it since we looked.
-        with nullcontext() if new.idempotency_key is None else connection.begin_nested():
-            job_id = int(connection.execute(_INSERT, job_values(new, read_now(connection))).scalar_one())
-    except IntegrityError:
-        existing = find_same(connection, new)
-        if existing is None:
-            raise
-        return existing, False
-    add_inserted(connection, new, after, jobs.c.id == job_id)
-    return job_id, True
-
-
-def job_values(new: NewJob, moment: float) -> dict[str, Any]:
-    """The columns of a job that is submitted now."""
-    return {
-        "state": JobState.HELD if new.held else JobState.QUEUED,
-        "name": new.name,
-        "user": new.user,
-        "model": new.spec.model,
-        "strategy": new.spec.strategy,
-        "num_devices": new.spec.num_devices,
-        "min_devices": new.size.min_devices,
-        "share_percent": new.share_percent,
-        "priority": new.priority,
-        "tags_json": json.dumps(list(new.tags)),
-        "spec_json": new.spec.to_json(),
-        "idempotency_key": new.idempotency_key,
-        "time_limit_s": new.time_limit_s,
-        "max_retries": new.max_retries,
-        "is_preemptible": int(new.is_preemptible),
-        "submitted_at": moment,
-        "selector_json": to_json(new.selector),
-        "num_nodes": new.num_nodes,
-        "may_spread": int(new.may_spread),
-        "begin_at": new.begin_at if new.begin_in_s is None else moment + new.begin_in_s,
-        "resumed_from_job_id": new.beginning and new.beginning.job_id,
-        "resumed_from_artifact_id": new.beginning and new.beginning.artifact_id,
-        "num_epochs": new.spec.training.epochs if new.spec.kind == "train" else None,
-        "batch_size": new.spec.training.batch_size if new.spec.kind == "train" else None,
-    }
-
-
-def find_same(connection: Connection, new: NewJob) -> int | None:
-    """The job that this user already submitted under the same idempotency key."""
-    if new.idempotency_key is None:
-        return None
-    same_key = and_(jobs.c.user == new.user, jobs.c.idempotency_key == new.idempotency_key)
-    found = connection.execute(select(jobs.c.id).where(same_key)).scalar()
-    return None if found is None else int(found)
-
-
-def resolve_dependencies(connection: Connection, new: NewJob) -> list[tuple[Target, Condition]]:
-    """What the job is to wait for.
-
-    Raises:
-        NotFound, UsageError: it is not there.
-    """
-    return list({resolve(connection, text): condition for text, condition in new.after}.items())
-
-
-def add_inserted(
-    connection: Connection, new: NewJob, after: Sequence[tuple[Target, Condition]], which: ColumnElement[bool]
-) -> None:
-    """Add all that belongs to jobs whose rows have just been inserted, as many as there are, in a statement each."""
-    for source in new.sources:
-        keep(connection, source)
-    for target, condition in after:
-        table, column = (set_dependencies, "after_set_id") if target.is_set else (dependencies, "after_id")
-        rows = select(jobs.c.id, literal(target.id), literal(condition, String)).where(which)
-        connection.execute(insert(table).from_select(["job_id", column, "condition"], rows))
-    record_all(connection, "submitted", "submitted", which, actor=new.user, to_state=jobs.c.state)
 
 
 def get_job(connection: Connection, job_id: int, *, lock: bool = False) -> RowMapping:
@@ -239,13 +97,6 @@ def has_queued(connection: Connection) -> bool:
 def has_waiting(connection: Connection) -> bool:
     """Whether any job waits, held or not."""
     return connection.execute(select(jobs.c.id).where(jobs.c.state.in_(WAITING_JOBS)).limit(1)).first() is not None
-
-
-def count_queued(connection: Connection, *, user: str | None = None, tag: str | None = None) -> int:
-    """How many jobs of a user, or with a tag, wait."""
-    waiting = select(jobs.c.user, jobs.c.tags_json).where(jobs.c.state.in_(WAITING_JOBS))
-    found = connection.execute(waiting)
-    return sum(row.user == user if tag is None else tag in json.loads(row.tags_json) for row in found)
 
 
 def list_waiting(connection: Connection) -> list[RowMapping]:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from .child import ask, require_torch
-from .jobs import NewJob
+from .new_jobs import NewJob
 from .source_archive import extract
 from .views import Json
 

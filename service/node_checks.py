@@ -11,7 +11,7 @@ from typing import Any
 
 from dljobs.errors import DljobsError, NotFinished
 
-from . import control, jobs, offers, runs
+from . import control, new_jobs, offers, runs
 from .database import Database
 from .doctor_checks import Check
 from .doorbell import Doorbell
@@ -78,7 +78,7 @@ def _submit(settings: Settings, database: Database, kind: str, num_nodes: int) -
         kind="all-reduce",
     )  # fmt: skip
     with database.write() as connection:
-        new = jobs.NewJob(
+        new = new_jobs.NewJob(
             spec,
             user=settings.user,
             name="doctor --nodes",
@@ -88,7 +88,7 @@ def _submit(settings: Settings, database: Database, kind: str, num_nodes: int) -
             selector=make_selector(kind, None),
             num_nodes=num_nodes,
         )
-        job_id, _created = jobs.insert_job(connection, new)
+        job_id, _created = new_jobs.insert_job(connection, new)
     Doorbell(settings).ring_schedule()
     return job_id
 

@@ -18,8 +18,9 @@ from .bounds import check_priority, check_range, check_text
 from .choosing import choose_data
 from .continuation import split_reference
 from .database import Database
-from .jobs import NewJob, get_job, size_of
+from .jobs import get_job, size_of
 from .names import resolve_job
+from .new_jobs import NewJob
 from .placing import check_nodes, resolve_placing
 from .selectors import from_json
 from .sizes import Size

@@ -24,7 +24,7 @@ from .continuation import begin_at
 from .database import Database
 from .doorbell import Doorbell
 from .halving import Rule, parse_rule
-from .jobs import NewJob
+from .new_jobs import NewJob
 from .sets import Member, NewSet, describe_point
 from .settings import Settings
 from .submission import (
@@ -38,36 +38,11 @@ from .submission import (
     find_place,
     training_options,
 )
+from .variation import Variation
 
 PLACEHOLDER = "{index}"
 SEED: Place = ("trainer", "seed")
 Make = Callable[[Mapping[str, Any]], NewJob]  # the job at a point
-
-
-@dataclass(frozen=True)
-class Variation:
-    """How the jobs of a set differ, and how many of them may run at a time."""
-
-    array: str | None = None
-    sweeps: Sequence[str] = ()
-    trials: int | None = None
-    search_seed: int | None = None
-    max_parallel: int | None = None
-    halving: str | None = None
-
-    @property
-    def makes_a_set(self) -> bool:
-        """Whether there is more than one job to submit.
-
-        Raises:
-            UsageError: there is not, and something was asked that only a set can do.
-        """
-        if self.array is not None or self.sweeps:
-            return True
-        for name in ("trials", "search_seed", "max_parallel", "halving"):
-            if getattr(self, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} is about a set of jobs", "give --sweep or --array, too")
-        return False
 
 
 @dataclass(frozen=True)

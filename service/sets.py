@@ -22,7 +22,8 @@ from .database import Lock, wait_for_lock
 from .events import record_all
 from .failures import FailureClass
 from .halving import Rule
-from .jobs import NewJob, add_inserted, job_values, move_jobs, resolve_dependencies, retry_jobs
+from .jobs import move_jobs, retry_jobs
+from .new_jobs import NewJob, add_inserted, job_values, resolve_dependencies
 from .scheduling.rows import Condition, Dependency, Progress
 from .states import ENDED_JOBS, LIVE_RUNS, PLACED_JOBS, WAITING_JOBS, JobState
 from .tables import jobs, run_parts, runs, set_dependencies, sets, workers
@@ -85,7 +86,7 @@ def insert_set(connection: Connection, new: NewSet) -> tuple[int, bool]:
     for start in range(0, len(new.members), ROWS_AT_ONCE):
         rows = [_job_row(set_id, member, moment) for member in new.members[start : start + ROWS_AT_ONCE]]
         connection.execute(insert(jobs), rows)
-    add_inserted(connection, first, after, jobs.c.set_id == set_id)
+    add_inserted(connection, first, after, "set_id = :set_id", set_id=set_id)
     return set_id, True
 
 

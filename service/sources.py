@@ -6,38 +6,38 @@ may be retried, evaluated or exported again, and no job is ever deleted. So ther
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
-
-from sqlalchemy import Connection, insert, select
-from sqlalchemy.exc import IntegrityError
 
 from dljobs.errors import NotFound
 
-from .clock import now
-from .tables import sources
+from .statements import AnyConnection, run, value
 
 if TYPE_CHECKING:
     from .freezing import Frozen
 
 
-def keep(connection: Connection, frozen: Frozen) -> None:
+def keep(connection: AnyConnection, frozen: Frozen) -> None:
     """Store the archive, unless it is there already."""
-    if connection.execute(select(sources.c.digest).where(sources.c.digest == frozen.digest)).scalar():
+    if value(connection, "SELECT size_bytes FROM sources WHERE digest = :digest", digest=frozen.digest) is not None:
         return
-    values = {"digest": frozen.digest, "archive": frozen.archive, "size_bytes": len(frozen.archive)}
-    # Only on Postgres: another client has just stored the very same bytes.
-    with suppress(IntegrityError), connection.begin_nested():
-        connection.execute(insert(sources).values(created_at=now(), **values))
+    # A conflict there is only on Postgres: another client has just stored the very same bytes.
+    run(
+        connection,
+        "INSERT INTO sources (digest, archive, size_bytes, created_at) VALUES (:digest, :archive, :size_bytes, NOW) "
+        "ON CONFLICT (digest) DO NOTHING",
+        digest=frozen.digest,
+        archive=frozen.archive,
+        size_bytes=len(frozen.archive),
+    )
 
 
-def fetch(connection: Connection, digest: str) -> bytes:
+def fetch(connection: AnyConnection, digest: str) -> bytes:
     """The archive of that digest.
 
     Raises:
         NotFound: there is none.
     """
-    archive = connection.execute(select(sources.c.archive).where(sources.c.digest == digest)).scalar()
+    archive = value(connection, "SELECT archive FROM sources WHERE digest = :digest", digest=digest)
     if archive is None:
         raise NotFound(f"the database has no source {digest[:12]}")
     return bytes(archive)

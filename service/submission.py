@@ -10,9 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, get_args, get_type_hints
-
-from sqlalchemy import Connection
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from dljobs.errors import UnknownName, UsageError
 from dljobs.models.catalog import FITTED_NAMES, TASK_METRICS, DatasetEntry, ModelEntry
@@ -20,7 +18,7 @@ from dljobs.models.init_rule import parse_init
 from dljobs.models.options import Option, OptionType, check_options, coerce
 from dljobs.models.threshold import parse_threshold
 
-from . import jobs
+from . import new_jobs
 from .bounds import check_priority, check_range, check_text
 from .choosing import (
     ChosenData,
@@ -30,12 +28,9 @@ from .choosing import (
     choose_model,
     match,
 )
-from .continuation import begin_at
-from .database import Database
-from .doorbell import Doorbell
 from .freezing import Frozen
-from .jobs import NewJob
 from .moments import parse_begin
+from .new_jobs import NewJob
 from .placing import check_nodes, resolve_placing
 from .policy import read_policy
 from .scheduling.limits import limit_of
@@ -44,6 +39,10 @@ from .selectors import make_selector, parse_dependency
 from .settings import Settings
 from .sizes import Size
 from .spec import JobSpec, Training
+from .statements import AnyConnection, AnyDatabase, whole
+
+if TYPE_CHECKING:
+    from .doorbell import Doorbell
 
 Place = tuple[str, str]  # an option: its room ("model", "data" or "trainer") and its name
 # Reasons that no time will cure: somebody has to do something.
@@ -203,14 +202,16 @@ def build(chosen: Chosen, request: Request, user: str, varied: Mapping[Place, An
     )
 
 
-def enqueue(database: Database, doorbell: Doorbell, new: NewJob) -> Submitted:
+def enqueue(database: AnyDatabase, doorbell: Doorbell, new: NewJob) -> Submitted:
     """Insert the job and ring; `find_obstacles` says what stands in its way."""
     with database.write() as connection:
-        if jobs.find_same(connection, new) is None:
+        if new_jobs.find_same(connection, new) is None:
             check_allowed(connection, new)
             if new.resume_from is not None:
-                new = dataclasses.replace(new, beginning=begin_at(connection, new.resume_from, new.spec))
-        job_id, created = jobs.insert_job(connection, new)
+                from .continuation import begin_at
+
+                new = dataclasses.replace(new, beginning=begin_at(whole(connection), new.resume_from, new.spec))
+        job_id, created = new_jobs.insert_job(connection, new)
     if not created:
         same = f"idempotency key {new.idempotency_key!r} was used before: this is job {job_id}, no new one was made"
         return Submitted(job_id, created, (same,))
@@ -222,7 +223,7 @@ def enqueue(database: Database, doorbell: Doorbell, new: NewJob) -> Submitted:
     return Submitted(job_id, created, tuple(warnings))
 
 
-def find_obstacles(database: Database, settings: Settings, job_id: int) -> list[str]:
+def find_obstacles(database: AnyDatabase, settings: Settings, job_id: int) -> list[str]:
     """What stands in the way of a job and no time will cure, such as that no worker has as many devices."""
     from .planned import make_plan
 
@@ -231,7 +232,7 @@ def find_obstacles(database: Database, settings: Settings, job_id: int) -> list[
     return [reason.text for reason in reasons if reason.code in NEEDING_HELP]
 
 
-def check_allowed(connection: Connection, new: NewJob, num_jobs: int = 1) -> None:
+def check_allowed(connection: AnyConnection, new: NewJob, num_jobs: int = 1) -> None:
     """Hold so many jobs like this one against the policy in force.
 
     Raises:
@@ -244,7 +245,7 @@ def check_allowed(connection: Connection, new: NewJob, num_jobs: int = 1) -> Non
     for kind, name, limit in limits:
         if limit.queued_jobs is None:
             continue
-        queued = jobs.count_queued(connection, **{kind: name})
+        queued = new_jobs.count_queued(connection, **{kind: name})
         if queued + num_jobs > limit.queued_jobs:
             words = f"{kind} {name} may have {limit.queued_jobs} jobs queued and has {queued}"
             words += f": {num_jobs} more would be {queued + num_jobs}" if num_jobs > 1 else ""

@@ -18,9 +18,10 @@ from .artifacts import get_artifact, list_artifacts
 from .clock import now
 from .continuation import choose_checkpoint, newest_first, split_reference
 from .database import Database
-from .jobs import Beginning, NewJob, get_job
+from .jobs import get_job
 from .json_text import to_json
 from .names import resolve_job
+from .new_jobs import Beginning, NewJob
 from .runs import get_run, list_runs
 from .spec import JobSpec
 from .tables import verifications

@@ -23,7 +23,7 @@ from .states import ENDED_JOBS, PLACED_JOBS, JobState, RunState
 if TYPE_CHECKING:
     from dljobs.models.catalog import DatasetEntry, ModelEntry, Option
 
-    from .jobs import NewJob
+    from .new_jobs import NewJob
 
 Json = dict[str, Any]
 Row = Mapping[Any, Any]  # a row of SQLAlchemy, whose keys may also be columns

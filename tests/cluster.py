@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from sqlalchemy import RowMapping
 
-from dljobs.service import artifacts, jobs, logs, offers, runs, schema
+from dljobs.service import artifacts, jobs, logs, new_jobs, offers, runs, schema
 from dljobs.service.database import Database
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.embedded_redis import EmbeddedRedis
@@ -86,7 +86,7 @@ class Cluster:
         new = prepare(Request(model, sets=sets, **request), user="tester")
         if not ring:
             with self.database.write() as connection:
-                return jobs.insert_job(connection, new)[0]
+                return new_jobs.insert_job(connection, new)[0]
         return enqueue(self.database, Doorbell(self.settings), new).job_id
 
     def job(self, job_id: int) -> RowMapping:

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from dljobs.service import ends, jobs, logs, metrics, registration, runs
+from dljobs.service import ends, logs, metrics, new_jobs, registration, runs
 from dljobs.service.artifacts import ArtifactStore, Description
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
@@ -31,7 +31,7 @@ class World:
     def job(self, model: str = "lenet", **request: Any) -> int:
         """A job in the queue."""
         with self.database.write() as connection:
-            return jobs.insert_job(connection, prepare(Request(model, **request), self.settings.user))[0]
+            return new_jobs.insert_job(connection, prepare(Request(model, **request), self.settings.user))[0]
 
     def worker(self, name: str = "w1", num_devices: int = 4, node: str = "node1") -> Registration:
         """A worker that takes work."""

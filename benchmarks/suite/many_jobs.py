@@ -14,8 +14,9 @@ from benchmarks.processes import answering, environment_with, run_timed
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.service import Service, running_service
 from benchmarks.stores import postgres_url
-from dljobs.service.set_submission import Variation, enqueue_set, prepare_set
+from dljobs.service.set_submission import enqueue_set, prepare_set
 from dljobs.service.submission import Request
+from dljobs.service.variation import Variation
 
 NUM_JOBS, SMOKE_JOBS = 200, 8
 NUM_SUBMITS, ARRAY = 200, 10_000

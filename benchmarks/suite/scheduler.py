@@ -11,7 +11,7 @@ from benchmarks.benchmark import Benchmark, Sitting, interleaved
 from benchmarks.history import finish_jobs
 from benchmarks.result import Result, Values, Verdict
 from dljobs.service.database import open_database
-from dljobs.service.jobs import insert_job
+from dljobs.service.new_jobs import insert_job
 from dljobs.service.planned import make_plan
 from dljobs.service.scheduling.planning import plan
 from dljobs.service.scheduling.rows import OfferedDevice, OfferingWorker, Policy, RunningJob, Snapshot, WaitingJob

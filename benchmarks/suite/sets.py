@@ -15,9 +15,10 @@ from benchmarks.stores import Store, connect_bare, postgres_store, sqlite_store
 from dljobs.service import sets
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.embedded_redis import EmbeddedRedis
-from dljobs.service.set_submission import Variation, enqueue_set, prepare_set
+from dljobs.service.set_submission import enqueue_set, prepare_set
 from dljobs.service.submission import Request
 from dljobs.service.tables import events, jobs
+from dljobs.service.variation import Variation
 
 NUM_JOBS, SMOKE_JOBS = 10_000, 200
 MAX_SUBMISSION_S = 2.0

@@ -119,7 +119,7 @@ def _on_worker(settings: Settings, *, job: str, checkpoint: str, data: str | Non
     with database_of(settings) as database:
         [job_id] = resolve_ids(database, (job,))
         submitted = evaluate_on_worker(database, doorbell_of(settings), settings, job_id, which=checkpoint, data=data)
-        warn(database, settings, submitted)
+        warn(settings, submitted)
         title = f"job {submitted.job_id} submitted: evaluation of job {job_id}"
         if not wait:
             return Found("jobs", list_jobs(database, [submitted.job_id], lease_s=settings.lease_s), title, None)

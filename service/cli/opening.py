@@ -62,14 +62,15 @@ def doorbell_of(settings: Settings) -> Doorbell:
     return Doorbell(settings)
 
 
-def warn(database: Database, settings: Settings, submitted: Submitted) -> list[str]:
+def warn(settings: Settings, submitted: Submitted) -> list[str]:
     """Say what was odd about a submission and what stands in the way of its job; returns the same."""
     from dljobs.service.submission import find_obstacles
 
     warnings = list(submitted.warnings)
     if submitted.created:
         job_id = submitted.job_id
-        warnings += [f"job {job_id} waits: {words}" for words in find_obstacles(database, settings, job_id)]
+        obstacles = answer(settings, lambda database: find_obstacles(database, settings, job_id))
+        warnings += [f"job {job_id} waits: {words}" for words in obstacles]
     for warning in warnings:
         say(f"warning: {warning}")
     return warnings

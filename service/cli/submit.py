@@ -10,13 +10,13 @@ from click.shell_completion import CompletionItem
 
 from dljobs.errors import UsageError
 
-from .opening import database_of, doorbell_of, warn
+from .opening import answer, database_of, doorbell_of, warn
 from .options import json_option, to_seconds, to_size
 from .output import print_fields, print_json, print_lines, say
 
 if TYPE_CHECKING:
     from dljobs.service.database import Database
-    from dljobs.service.jobs import NewJob
+    from dljobs.service.new_jobs import NewJob
     from dljobs.service.settings import Settings
     from dljobs.service.submission import Request, Submitted
 
@@ -146,8 +146,8 @@ def submit(settings: Settings, /, *, as_json: bool, parsable: bool, **options: A
     wait, follow, dry_run = (options.pop(name) for name in ("wait", "follow", "dry_run"))
     if as_json and (parsable or follow):
         raise UsageError("--json cannot go with --follow or --parsable: all of them write to stdout", "choose one")
-    from dljobs.service.set_submission import Variation
     from dljobs.service.submission import prepare
+    from dljobs.service.variation import Variation
 
     variation = Variation(**{name: options.pop(name) for name in SET_FLAGS})
     if variation.makes_a_set:
@@ -177,17 +177,17 @@ def submit_new(settings: Settings, new: NewJob, *, as_json: bool, parsable: bool
     """Insert the job, say so, and see it through to its end where that is wanted; returns the exit code."""
     from dljobs.service.submission import enqueue
 
-    with database_of(settings) as database:
-        submitted = enqueue(database, doorbell_of(settings), new)
-        if parsable:
-            print_lines([str(submitted.job_id)])
-        elif not as_json:
-            _announce(submitted, new, to_stdout=not follow)
-        warnings = warn(database, settings, submitted)
-        if not (wait or follow or as_json):
-            return 0
-        from dljobs.service.reports import list_jobs
+    submitted = answer(settings, lambda database: enqueue(database, doorbell_of(settings), new))
+    if parsable:
+        print_lines([str(submitted.job_id)])
+    elif not as_json:
+        _announce(submitted, new, to_stdout=not follow)
+    warnings = warn(settings, submitted)
+    if not (wait or follow or as_json):
+        return 0
+    from dljobs.service.reports import list_jobs
 
+    with database_of(settings) as database:
         [job] = list_jobs(database, [submitted.job_id], lease_s=settings.lease_s)
         if wait or follow:
             job = _see_it_end(database, job, new, lease_s=settings.lease_s, follow=follow)

@@ -9,10 +9,10 @@ from .output import print_json, print_lines, say
 from .wording import describe_work
 
 if TYPE_CHECKING:
-    from dljobs.service.set_submission import Variation
     from dljobs.service.sets import NewSet
     from dljobs.service.settings import Settings
     from dljobs.service.submission import Request
+    from dljobs.service.variation import Variation
 
 SHOWN_POINTS = 5
 

@@ -43,7 +43,7 @@ def verify(settings: Settings, *, job: str, steps: int | None, timeout: float | 
         assert new.beginning is not None
         submitted = enqueue(database, doorbell_of(settings), new)
         say(f"job {submitted.job_id} submitted: {new.name}")
-        warn(database, settings, submitted)
+        warn(settings, submitted)
         ended = wait_until_ended(database, [submitted.job_id], lease_s=settings.lease_s, timeout_s=timeout)
         if code := first_failure(ended):
             return code

@@ -12,8 +12,9 @@ from dljobs.service.evaluation import evaluate_here
 from dljobs.service.names import Target, member_ids, resolve_job
 from dljobs.service.set_control import cancel
 from dljobs.service.set_reports import sweep
-from dljobs.service.set_submission import Variation, enqueue_set, prepare_set
+from dljobs.service.set_submission import enqueue_set, prepare_set
 from dljobs.service.submission import Request
+from dljobs.service.variation import Variation
 from tests.cluster import Cluster, running_cluster
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from sqlalchemy import RowMapping, select, update
 
-from dljobs.service import ends, jobs, offers, registration, runs, sets
+from dljobs.service import ends, jobs, new_jobs, offers, registration, runs, sets
 from dljobs.service.axes import Axis
 from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
 from dljobs.service.halving import Rule
-from dljobs.service.jobs import NewJob
 from dljobs.service.names import Target, member_ids
+from dljobs.service.new_jobs import NewJob
 from dljobs.service.process_mark import ProcessMark
 from dljobs.service.registration import DeviceInfo, Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
@@ -43,7 +43,7 @@ def new_job(num_devices: int = 1, **fields: Any) -> NewJob:
 def submit(database: Database, num_devices: int = 1, **fields: Any) -> int:
     """Insert a job; returns its id."""
     with database.write() as connection:
-        return jobs.insert_job(connection, new_job(num_devices, **fields))[0]
+        return new_jobs.insert_job(connection, new_job(num_devices, **fields))[0]
 
 
 def new_set(

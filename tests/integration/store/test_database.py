@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine, func, select, text
 
 from dljobs.errors import DljobsError, NotAllowed, StorageFull, Unreachable, UsageError
-from dljobs.service import jobs, schema, sweep
+from dljobs.service import jobs, new_jobs, schema, sweep
 from dljobs.service.database import Database, open_database
 from dljobs.service.settings import Settings, mask
 from tests.databases import PostgresServer, settings_for
@@ -48,7 +48,7 @@ def query(settings: Settings) -> None:
 
 def test_a_block_commits_as_a_whole_or_not_at_all(database: Database) -> None:
     with pytest.raises(RuntimeError), database.write() as connection:
-        jobs.insert_job(connection, new_job())
+        new_jobs.insert_job(connection, new_job())
         raise RuntimeError
     with database.read() as connection:
         assert jobs.list_active(connection) == []
@@ -309,7 +309,7 @@ def test_a_connection_that_the_server_ended_is_replaced(postgres_server: Postgre
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
         with other.connect() as killer:
             killer.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
-        jobs.insert_job(connection, new_job())
+        new_jobs.insert_job(connection, new_job())
     says(caught.value, "does not answer")
     submit(database)
     other.dispose()

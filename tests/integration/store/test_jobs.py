@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Table, func, select, update
 
 from dljobs.errors import DljobsError, NotFound
-from dljobs.service import jobs, runs
+from dljobs.service import jobs, new_jobs, runs
 from dljobs.service.database import Database
 from dljobs.service.dispatch import Dispatched, dispatch
 from dljobs.service.events import list_events
@@ -27,7 +27,7 @@ from .rows import LEASE_S, add_worker, end, job_row, live_leases, new_job, place
 def test_a_rollback_leaves_no_job(database: Database) -> None:
     ids = [submit(database)]
     with pytest.raises(ZeroDivisionError), database.write() as connection:
-        jobs.insert_job(connection, new_job())
+        new_jobs.insert_job(connection, new_job())
         _ = 1 / 0
     ids.append(submit(database))
     assert ids == sorted(set(ids))
@@ -50,10 +50,10 @@ def test_a_job_is_inserted_with_an_event(database: Database) -> None:
 
 def test_the_same_idempotency_key_makes_one_job(database: Database) -> None:
     with database.write() as connection:
-        first = jobs.insert_job(connection, new_job(idempotency_key="k"))
-        again = jobs.insert_job(connection, new_job(idempotency_key="k"))
-        others = jobs.insert_job(connection, new_job(idempotency_key="k", user="bob"))
-        without = [jobs.insert_job(connection, new_job())[1] for _ in range(2)]
+        first = new_jobs.insert_job(connection, new_job(idempotency_key="k"))
+        again = new_jobs.insert_job(connection, new_job(idempotency_key="k"))
+        others = new_jobs.insert_job(connection, new_job(idempotency_key="k", user="bob"))
+        without = [new_jobs.insert_job(connection, new_job())[1] for _ in range(2)]
     assert first[1]
     assert again == (first[0], False)
     assert others[1]
@@ -63,7 +63,7 @@ def test_the_same_idempotency_key_makes_one_job(database: Database) -> None:
 def submit_with_key(url: str, key: str) -> tuple[int, bool]:
     database = Database(url)
     with database.write() as connection:
-        return jobs.insert_job(connection, new_job(idempotency_key=key))
+        return new_jobs.insert_job(connection, new_job(idempotency_key=key))
 
 
 def test_a_race_for_an_idempotency_key_makes_one_job(database: Database, database_settings: Settings) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, event, insert, select, update
 from benchmarks import history
 from dljobs.service import logs, metrics, overview, pages, runs
 from dljobs.service.database import Database
-from dljobs.service.jobs import job_values
+from dljobs.service.new_jobs import job_values
 from dljobs.service.reports import list_best, list_newest
 from dljobs.service.runs import Outcome
 from dljobs.service.states import ENDED_JOBS, JobState

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from dljobs.errors import DljobsError, NotFound, UsageError
-from dljobs.service import jobs, sets
+from dljobs.service import jobs, new_jobs, sets
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
 from dljobs.service.events import list_events
@@ -85,7 +85,7 @@ def test_a_key_is_that_of_a_job_or_of_a_set(database: Database) -> None:
         with pytest.raises(UsageError, match=f"'job' was used before, for job {job_id}"):
             sets.insert_set(connection, new_set(2, idempotency_key="job"))
         with pytest.raises(UsageError, match=f"'set' was used before, for s{set_id}"):
-            jobs.insert_job(connection, new_job(idempotency_key="set"))
+            new_jobs.insert_job(connection, new_job(idempotency_key="set"))
 
 
 def submit_under_key(url: str) -> tuple[int, bool]:

@@ -203,6 +203,7 @@ def test_events_tell_who_moved_what(dljobs, world: World):
     assert any(event["kind"] == "worker" and event["job_id"] is None for event in everything)
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_workers_and_who_holds_their_devices(dljobs, world: World):
     assert "no workers" in dljobs("workers").out
     world.worker("w1", 2)
