@@ -21,6 +21,7 @@ from dljobs.service import (
     reports,
     runs,
     sweep,
+    usage_report,
 )
 from dljobs.service.database import Database
 from dljobs.service.metrics import Point
@@ -85,7 +86,10 @@ def do_everything(
     do("newest", lambda: reports.list_newest(database))
     do("best", lambda: reports.list_best(database, "accuracy"))
     do("workers", lambda: reports.list_workers(database, lease_s=LEASE_S))
-    do("cancel", lambda: cancel(database))
+    do("nodes", lambda: reports.list_nodes(database, lease_s=LEASE_S))
+    do("usage", lambda: usage_report.usage_report(database))
+    waiting = do("submit twice", lambda: {rows.submit(database, idempotency_key=f"k{job_id}") for _ in range(2)})
+    do("cancel", lambda: cancel(database, *waiting))
     do("restart", lambda: sweep.end_runs_of_restarted(database, registered.worker_id, actor="w1"))
     do("unclaimed", lambda: unclaimed(database, registered))
 
@@ -95,9 +99,7 @@ def unclaimed(database: Database, registered: registration.Registration) -> None
         assert runs.unclaimed_keys(connection, registered.worker_id) == []
 
 
-def cancel(database: Database) -> None:
-    """One that waits."""
-    job_id = rows.submit(database)
+def cancel(database: Database, job_id: int) -> None:
     with database.write() as connection:
         jobs.request_cancel(connection, job_id, actor="ada")
 
