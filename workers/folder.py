@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -25,8 +27,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def release() -> str:
-    """Which dljobs is installed now, and writes or reads runs: another one may do it in another way."""
-    return f"{importlib.metadata.version('dljobs')} (runs of version {RUN_VERSION})"
+    """Which dljobs is on the disk now, as far as a worker and its ranks must agree: what they tell each other."""
+    spoken = (Path(__file__), Path(__file__).with_name("channel.py"), Path(inspect.getfile(JobSpec)))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in spoken)).hexdigest()
+    return f"{importlib.metadata.version('dljobs')} ({digest[:8]})"
 
 
 def folder_name(run_id: int, token: str, node_rank: int, num_parts: int) -> str:

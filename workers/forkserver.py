@@ -201,6 +201,7 @@ def main(control: int, preload: str, temporary: str | None) -> NoReturn:
     use_temporary(temporary)
     preloaded = _preload(preload)
     with socket.socket(fileno=control) as connection:
+        connection.set_inheritable(False)
         with suppress(OSError):  # the worker is gone: the first read will say so
             connection.sendall(json.dumps(asdict(preloaded)).encode() + b"\n")
         _Server(connection).serve()

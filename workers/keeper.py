@@ -21,7 +21,7 @@ from .forkserver import Children, ForkServer, Killed, Preloaded
 PRELOAD = f"{__package__}.preload"
 LOOK_EVERY_S = 5.0
 RETRY_S = 10.0
-# Looking at thousands of files takes at most this share of a processor.
+# Looking at thousands of files, maybe over a network, takes at most this share of the time.
 _MAX_SHARE = 0.005
 _FILE = re.compile(r'^ *File "([^"]+)"', re.MULTILINE)  # in a traceback
 
@@ -109,13 +109,14 @@ class Keeper:
             has_ended = server.has_ended(pause_s)
             if self._is_closed:
                 return
-            begin = time.thread_time()
+            begin = time.monotonic()
             if has_ended:
                 server = self._replace(server)
             elif reason := self._drift.look():
                 server = self._renew(server, reason)
+            else:
+                pause_s = max(self._look_every_s, (time.monotonic() - begin) / _MAX_SHARE)
             self._forget_ended()
-            pause_s = max(self._look_every_s, (time.thread_time() - begin) / _MAX_SHARE)
 
     def _replace(self, dead: ForkServer) -> ForkServer | None:
         """Another in the place of one that was killed, as soon as one can be had; None if the keeper was closed."""
@@ -156,7 +157,10 @@ class Keeper:
         with self._changed:
             if self._is_closed:
                 raise DljobsError("the worker is ending")
-            server = ForkServer(self._preload)
+            try:
+                server = ForkServer(self._preload)
+            except OSError as error:
+                raise DljobsError(f"the forkserver cannot be started: {error}") from None
             self._others.append(server)
         return server
 
