@@ -23,6 +23,7 @@ from .catalog import model
     lr=0.05,
     momentum=0.9,
     schedule="cosine",
+    channels_last=True,
     expected=">= 97% test accuracy on digits",
     reaches="test.accuracy>=0.97",
 )

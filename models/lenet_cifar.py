@@ -20,6 +20,7 @@ from .lenet import LeNet
     optimizer="sgd",
     lr=0.001,
     momentum=0.9,
+    channels_last=True,
     print_every=2000,
     expected=">= 50% test accuracy on cifar10 (the tutorial reports 55%; chance is 10%)",
     reaches="test.accuracy>=0.5",

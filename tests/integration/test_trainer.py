@@ -34,7 +34,8 @@ def train_small(launcher: Launcher, folder: Path, world_size: int, model: str = 
 
 
 def lenet_request(folder: Path, data_dir: Path, world_size: int, **changes: Any) -> RunFolder:
-    training: dict[str, Any] = {"epochs": 1, "batch_size": 64, "lr": 0.05, "momentum": 0.9, "seed": 1, **changes}
+    declared = {"batch_size": 64, "lr": 0.05, "momentum": 0.9, "channels_last": True}
+    training: dict[str, Any] = {**declared, "epochs": 1, "seed": 1, **changes}
     spec = JobSpec(
         model="lenet", data="digits", loss="cross_entropy", metric="accuracy", goal="max",
         strategy="ddp" if world_size > 1 else "single", num_devices=world_size, training=Training(**training),
