@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dljobs.service.figures import new_figure, save_figure
 
 from .benchmark import Benchmark
-from .result import Result, Series, Verdict, show_amount
+from .result import Result, Series, Verdict, show_amount, show_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,12 +101,7 @@ def _bar(benchmark: Benchmark, series: Series, ratio: float | None = None) -> Ba
     amount = show_amount(series.median, series.unit)
     if ratio is None:
         return Bar(series.peer, series.median, amount, colour)
-    return Bar(series.peer, ratio, f"{_short(ratio)}  ({amount})", colour)
-
-
-def _short(value: float) -> str:
-    """Three digits, and no exponents where they can be spared."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return Bar(series.peer, ratio, f"{show_number(ratio)}  ({amount})", colour)
 
 
 def _panel(axis: str, bars: Sequence[Bar], origin: float) -> Panel:
@@ -118,7 +113,7 @@ def _panel(axis: str, bars: Sequence[Bar], origin: float) -> Panel:
 def _goal(verdict: Verdict) -> Bar:
     less, more = (verdict.limit, verdict.value) if verdict.is_minimum else (verdict.value, verdict.limit)
     bound = "at least" if verdict.is_minimum else "at most"
-    text = f"{_short(verdict.value)}, {bound} {_short(verdict.limit)}"
+    text = f"{show_number(verdict.value)}, {bound} {show_number(verdict.limit)}"
     # What is next to nothing, or far too much, would make all others look alike.
     used = min(max(less / max(more, 1e-9), 0.01), 100.0)
     return Bar(verdict.claim, used, text, _MET if verdict.is_met else _MISSED)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .benchmark import Benchmark
 from .machine import Load, Machine
-from .result import FORMAT_VERSION, Result, Series, Verdict, show_amount, to_json
+from .result import FORMAT_VERSION, Result, Series, Verdict, show_amount, show_number, to_json
 
 RESULTS_HEAD = """# Results
 
@@ -99,7 +99,7 @@ class Report:
         ratios = (self.result.ratio(series, name) for name in self._baselines())
         times = [show_amount(series.median, series.unit), show_amount(series.p95, series.unit)]
         words = [*([series.case] if self._has_cases() else []), series.quantity, series.peer]
-        return [*words, *times, *("" if r is None else f"{r:.3g}" for r in ratios)]
+        return [*words, *times, *("" if r is None else show_number(r) for r in ratios)]
 
 
 def reports_to_json(reports: Sequence[Report], machine: Machine, load: Load, *, is_smoke: bool) -> dict[str, Any]:

@@ -92,10 +92,15 @@ def median_ratio(values: Sequence[float], baseline: Sequence[float]) -> float:
     return statistics.median(value / base for value, base in zip(values, baseline, strict=True))
 
 
+def show_number(value: float) -> str:
+    """Three digits, and no exponents where they can be spared: `0.0268`, `3.49`, `25,400`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def show_amount(value: float, unit: str) -> str:
     """`4.35 s`, `76 ms`, `3.65 ms`, or a rate such as `1,240 samples/s`."""
     if unit != "s":
-        return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+        return f"{show_number(value)} {unit}"
     if value >= 1:
         return f"{value:.2f} s"
     return f"{value * 1000:.0f} ms" if value >= 0.01 else f"{value * 1000:.3g} ms"
