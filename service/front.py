@@ -8,7 +8,7 @@ to read the first few of each line, as long as the plan does not look at all tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .statements import AnyConnection, Row, rows
@@ -16,11 +16,20 @@ from .states import WAITING_JOBS
 
 MAX_LINES = 64  # more of them are read as a whole: each takes a statement
 
-_Line = tuple[str, str, int]  # state, user, priority
 _OF_LINE = "state = :state AND jobs.user = :user AND priority = :priority ORDER BY submitted_at, id LIMIT :length"
-_NEXT_LINE = (
-    "SELECT jobs.user, priority FROM jobs WHERE state = :state AND (jobs.user, priority) > (:user, :priority) "
-    "ORDER BY jobs.user, priority LIMIT 1"
+# Each user, and of each user each line, is found from the one before: a step in the index each.
+_NEXT_USER = "SELECT min(jobs.user) FROM jobs WHERE jobs.state = whose.state AND jobs.user > whose.name"
+_NEXT_PRIORITY = (
+    "SELECT min(jobs.priority) FROM jobs "
+    "WHERE jobs.state = line.state AND jobs.user = line.name AND jobs.priority > line.priority"
+)
+_BEFORE_ALL = " UNION ALL ".join(f"SELECT CAST('{state}' AS VARCHAR), CAST('' AS VARCHAR)" for state in WAITING_JOBS)
+_LINES = (
+    f"WITH RECURSIVE whose(state, name) AS ({_BEFORE_ALL} "  # noqa: S608 (constants)
+    f"UNION ALL SELECT whose.state, ({_NEXT_USER}) FROM whose WHERE whose.name IS NOT NULL), "
+    "line(state, name, priority) AS (SELECT whose.state, whose.name, -1 FROM whose WHERE whose.name > '' "
+    f"UNION ALL SELECT line.state, line.name, ({_NEXT_PRIORITY}) FROM line WHERE line.priority IS NOT NULL) "
+    "SELECT state, name, priority FROM line WHERE priority >= 0"
 )
 
 
@@ -41,10 +50,12 @@ def read_front(connection: AnyConnection, columns: str, length: int, also: Colle
     found: dict[int, Row] = {}
     last_ids = set()
     select = f"SELECT {columns} FROM jobs WHERE "  # noqa: S608 (names of columns)
-    for number, (state, user, priority) in enumerate(_lines(connection)):
-        if number == MAX_LINES:
-            return read_all(connection, columns)
-        line = rows(connection, select + _OF_LINE, state=state, user=user, priority=priority, length=length)
+    lines = rows(connection, _LINES)
+    if len(lines) > MAX_LINES:
+        return read_all(connection, columns)
+    for key in lines:
+        of_line = {"state": key["state"], "user": key["name"], "priority": key["priority"]}
+        line = rows(connection, select + _OF_LINE, **of_line, length=length)
         found.update((row["id"], row) for row in line)
         if len(line) == length:
             last_ids.add(line[-1]["id"])
@@ -58,12 +69,3 @@ def read_all(connection: AnyConnection, columns: str) -> Front:
     """All that wait."""
     query = f"SELECT {columns} FROM jobs WHERE state IN :states"  # noqa: S608 (names of columns)
     return Front(rows(connection, query, states=WAITING_JOBS))
-
-
-def _lines(connection: AnyConnection) -> Iterator[_Line]:
-    """All lines: from each the index leads to the next."""
-    for state in WAITING_JOBS:
-        user, priority = "", -1
-        while found := rows(connection, _NEXT_LINE, state=state, user=user, priority=priority):
-            user, priority = found[0]["user"], found[0]["priority"]
-            yield state, user, priority

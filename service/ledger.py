@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select
 from .scheduling.usage import Spell, decayed_usage
 from .tables import ledger
 
-FOLD_ABOVE = 200
+FOLD_ABOVE = 50
 
 
 def add_spells(connection: Connection, spells: Iterable[Spell]) -> None:

@@ -66,9 +66,12 @@ class Health:
 
     def refuse(self, devices: Sequence[Row]) -> str:
         """Check devices that a run is about to use; those that fail go into quarantine. "" if all may be used."""
+        faults = self._look_at(devices)
+        if not any(faults.values()):
+            return ""  # what is known against them is asked for only where it matters
         with self._database.read() as connection:
-            known = quarantine.list_known(connection, [device["id"] for device in devices])
-        found = self._examine(devices, known)
+            known = quarantine.list_known(connection, list(faults))
+        found = _judge(faults, known)
         failed = [device for device in devices if device["id"] in found.faults]
         if failed:
             with self._database.write() as connection:
@@ -82,7 +85,7 @@ class Health:
             known = quarantine.list_known(connection, [device["id"] for device in idle])
         # One that failed has an interval of its own, which grows.
         due = [each for each in idle if each["id"] not in known or known[each["id"]]["is_due"]]
-        found = self._examine(due, known)
+        found = _judge(self._look_at(due), known)
         recovered = [device for device in due if device["id"] in found.well and device["id"] in known]
         if not found.faults and not recovered:
             return False
@@ -105,24 +108,29 @@ class Health:
             logger.warning("device %s is quarantined: %s", device["uuid"], fault.text)
             quarantine.quarantine(connection, device, fault, actor=self._actor, retry_s=self._retry_s)
 
-    def _examine(self, devices: Sequence[Row], known: Mapping[int, Row]) -> Examined:
-        found = Examined()
-        if not devices:
-            return found
+    def _look_at(self, devices: Sequence[Row]) -> dict[int, list[Fault]]:
+        """What is wrong with each of these devices, by id."""
+        if len(devices) < 2:
+            return {device["id"]: self._faults_of(device) for device in devices}
         with ThreadPoolExecutor(min(len(devices), MAX_AT_ONCE)) as pool:
-            of_each = list(pool.map(self._faults_of, devices))
-        for device, faults in zip(devices, of_each, strict=True):
-            row = known.get(device["id"])
-            accepted = row["fault_key"] if row is not None and row["released_at"] is not None else ""
-            held_against = next((fault for fault in faults if not fault.key or fault.key[:200] != accepted), None)
-            if held_against is not None:
-                found.faults[device["id"]] = held_against
-            elif not faults:
-                found.well.add(device["id"])
-        return found
+            return dict(zip((device["id"] for device in devices), pool.map(self._faults_of, devices), strict=True))
 
     def _faults_of(self, device: Row) -> list[Fault]:
         return [fault for check in self._checks for fault in check(device)]
+
+
+def _judge(faults_of: Mapping[int, list[Fault]], known: Mapping[int, Row]) -> Examined:
+    """Which devices may be used, where some faults were accepted."""
+    found = Examined()
+    for device_id, faults in faults_of.items():
+        row = known.get(device_id)
+        accepted = row["fault_key"] if row is not None and row["released_at"] is not None else ""
+        held_against = next((fault for fault in faults if not fault.key or fault.key[:200] != accepted), None)
+        if held_against is not None:
+            found.faults[device_id] = held_against
+        elif not faults:
+            found.well.add(device_id)
+    return found
 
 
 def make_checks(settings: Settings) -> list[Check]:
