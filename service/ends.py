@@ -1,6 +1,6 @@
 """Ends: how runs end, and what becomes of their jobs; many at a time cost little more than one.
 
-`end_runs` is the only place where the end of a run decides what becomes of its job.
+`take_notices` is the only place where the end of a run decides what becomes of its job.
 """
 
 from __future__ import annotations
@@ -34,29 +34,30 @@ _JOBS = select(*(jobs.c[name] for name in (*_JOB_COLUMNS, *_COUNTS)))
 
 
 @dataclass(frozen=True)
-class End:
-    """The end of a run.
+class Notice:
+    """What is to be written of a run, by its worker or by the sweep.
 
     Args:
+        outcome: how it ended; None: it goes on.
         token: the worker's token; None for the sweep, which ends runs whose worker is gone.
-        has_started: all its ranks have started, which nobody may have said yet.
-        write_rest: what else is to be written with the end, and only if the run is still the worker's.
+        has_started: all its ranks have started, which may have been said before.
+        write_rest: what else is to be written, and only if the run is still the worker's.
     """
 
     run_id: int
-    outcome: Outcome
+    outcome: Outcome | None
     token: str | None = None
     has_started: bool = False
-    write_rest: Callable[[Connection], None] | None = None
+    write_rest: Callable[[Connection], object] | None = None
 
 
 def end_run(connection: Connection, run_id: int, outcome: Outcome, *, actor: str, token: str | None = None) -> JobState:
-    """As `end_runs`, of one run; returns its job's new state.
+    """End one run, as `take_notices` does; returns its job's new state.
 
     Raises:
         StaleToken: the run has already ended, or the token is not its own; nothing was changed.
     """
-    found = end_runs(connection, [End(run_id, outcome, token)], actor=actor)
+    found = take_notices(connection, [Notice(run_id, outcome, token)], actor=actor)
     if run_id not in found:
         raise stale(run_id)
     return found[run_id]
@@ -67,37 +68,60 @@ def stale(run_id: int) -> StaleToken:
     return StaleToken(f"run {run_id} has already ended or belongs to another worker")
 
 
-def end_runs(connection: Connection, ends: Sequence[End], *, actor: str) -> dict[int, JobState]:
-    """End live runs, release their devices and decide what becomes of their jobs, in a few statements.
+def take_notices(connection: Connection, notices: Sequence[Notice], *, actor: str) -> dict[int, JobState]:
+    """Write what is said of live runs; end those that have ended, release their devices, decide on their jobs.
+
+    It takes a few statements, however many runs there are.
 
     Returns:
-        The new states of the jobs, by run; a run that has already ended, or whose token is another, is missing, and
-        for it nothing was changed.
+        The states of the jobs then, by run; a run that has ended before, or whose token is another, is missing, and for
+        it nothing was changed.
 
     Raises:
         DljobsError: one of them cannot end so: the whole transaction must be undone.
     """
-    told = {end.run_id: end for end in ends}
+    told = {notice.run_id: notice for notice in notices}
     # The runs first and each kind of row in one order, as everybody does: else two would wait for each other.
     locked = connection.execute(_RUNS.where(runs.c.id.in_(told)).order_by(runs.c.id).with_for_update()).mappings()
     live = [run for run in locked if run["state"] in LIVE_RUNS and told[run["id"]].token in (None, run["token"])]
-    if not live:
-        return {}
     for run in live:
         if (write_rest := told[run["id"]].write_rest) is not None:
             write_rest(connection)
-    of_runs = _JOBS.where(jobs.c.id.in_([run["job_id"] for run in live])).order_by(jobs.c.id).with_for_update()
+    states = {run["id"]: JobState(run["state"]) for run in live}  # those of a live run and of its job are the same
+    begun = [run for run in live if run["state"] == RunState.STARTING and told[run["id"]].has_started]
+    ended = [run for run in live if told[run["id"]].outcome is not None]
+    if not (begun or ended):
+        return states
+    job_ids = {run["job_id"] for run in (*begun, *ended)}
+    of_runs = _JOBS.where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id).with_for_update()
     job_of = {job["id"]: job for job in connection.execute(of_runs).mappings()}
     moment = read_now(connection)
-    begun = [run for run in live if run["state"] == RunState.STARTING and told[run["id"]].has_started]
     begin_runs(connection, begun, job_of, moment, actor=actor)
-    running = {run["id"] for run in begun}
-    run_moves, job_moves, scores = [], [], {}
-    for run in live:
-        job, outcome = job_of[run["job_id"]], told[run["id"]].outcome
-        decision = _decide(connection, job, run, outcome, moment)
-        is_begun = run["id"] in running
-        run_was, job_was = (RunState.RUNNING, JobState.RUNNING) if is_begun else (run["state"], job["state"])
+    states |= dict.fromkeys((run["id"] for run in begun), JobState.RUNNING)
+    found = [
+        _Ended(run, job_of[run["job_id"]], outcome, states[run["id"]])
+        for run in ended
+        if (outcome := told[run["id"]].outcome) is not None
+    ]
+    return {**states, **_end_all(connection, found, moment, actor=actor)}
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A run that ends, with its job, both locked; `was` is the state of either."""
+
+    run: RowMapping
+    job: RowMapping
+    outcome: Outcome
+    was: JobState
+
+
+def _end_all(connection: Connection, ended: Sequence[_Ended], moment: float, *, actor: str) -> dict[int, JobState]:
+    if not ended:
+        return {}
+    run_moves, job_moves = [], []
+    for each in ended:
+        decision, outcome = _decide(connection, each.job, each.run, each.outcome, moment), each.outcome
         values = {
             "decision": decision.told,
             "evidence_json": _to_json(outcome.evidence),
@@ -105,19 +129,17 @@ def end_runs(connection: Connection, ends: Sequence[End], *, actor: str) -> dict
             "error_json": _to_json(outcome.error),
             "result_json": _to_json(outcome.result),
         }
-        run_moves.append(RunMove(run, RunState(run_was), decision.run_state, outcome.reason, values))
-        to, reason, changes = decision.job_state, decision.reason, decision.changes
-        job_moves.append(Move(job["id"], JobState(job_was), to, reason, run["id"], changes))
-        if to is JobState.SUCCEEDED:
-            scores[job["id"]] = outcome.result or {}
-    run_ids = [run["id"] for run in live]
+        run_moves.append(RunMove(each.run, RunState(each.was), decision.run_state, outcome.reason, values))
+        to = (decision.job_state, decision.reason, each.run["id"], decision.changes)
+        job_moves.append(Move(each.job["id"], each.was, *to))
+    run_ids = [each.run["id"] for each in ended]
     move_runs(connection, run_moves, moment, actor=actor)
     end_parts(connection, run_ids, moment)
     leases.release(connection, run_ids, moment)
-    ledger.add_spells(connection, [_spell(job_of[run["job_id"]], run, moment) for run in live])
-    add_scores(connection, scores)
+    ledger.add_spells(connection, [_spell(each.job, each.run, moment) for each in ended])
+    add_scores(connection, {each.job["id"]: each.outcome.result or {} for each in ended if not each.outcome.failure})
     move_locked(connection, job_moves, moment, actor=actor)
-    return {move.run["id"]: job.to for move, job in zip(run_moves, job_moves, strict=True)}
+    return {run_id: move.to for run_id, move in zip(run_ids, job_moves, strict=True)}
 
 
 def _spell(job: RowMapping, run: RowMapping, moment: float) -> Spell:

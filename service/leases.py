@@ -115,7 +115,7 @@ def expired_parts(connection: Connection) -> list[RowMapping]:
 
 def lock_if_expired(connection: Connection, run_id: int) -> bool:
     """Whether a lease of the run has still run out; until this transaction ends nobody renews it."""
-    # The run first, as `end_runs` does: two that lock in opposite orders wait for each other.
+    # The run first, as `take_notices` does: two that lock in opposite orders wait for each other.
     connection.execute(select(runs.c.id).where(runs.c.id == run_id).with_for_update())
     held = select((leases.c.expires_at < now()).label("overdue"))
     locked = held.where(leases.c.run_id == run_id, leases.c.released_at.is_(None)).with_for_update()

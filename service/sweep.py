@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import ends, leases, offers, runs
 from .database import Database
-from .ends import End
+from .ends import Notice
 from .failures import FailureClass
 from .garbage import collect_garbage
 from .runs import Outcome
@@ -32,7 +32,7 @@ def expire_leases(database: Database, *, actor: str, is_judge: Callable[[], bool
     with database.read() as connection:
         if not leases.expired_parts(connection):
             return 0
-    found: dict[int, End] = {}
+    found: dict[int, Notice] = {}
     with database.write() as connection:
         if not is_judge():
             return 0
@@ -44,16 +44,16 @@ def expire_leases(database: Database, *, actor: str, is_judge: Callable[[], bool
             what = "went silent" if part["claimed_at"] is not None else "never took it up"
             name = names.get(part["worker_id"], "?")
             reason = f"worker {name} {what}: its lease ran out {part['overdue_s']:.0f} s ago"
-            found[part["run_id"]] = End(part["run_id"], Outcome(FailureClass.NODE_LOST, reason))
-        return len(ends.end_runs(connection, list(found.values()), actor=actor))
+            found[part["run_id"]] = Notice(part["run_id"], Outcome(FailureClass.NODE_LOST, reason))
+        return len(ends.take_notices(connection, list(found.values()), actor=actor))
 
 
 def end_runs_of_restarted(database: Database, worker_id: int, *, actor: str) -> int:
     """A worker has just started again under its old name: what it ran before cannot be alive. Returns how many."""
     outcome = Outcome(FailureClass.NODE_LOST, f"worker {actor} was restarted while the run was on it")
     with database.write() as connection:
-        lost = [End(run["id"], outcome) for run in runs.live_runs_of(connection, worker_id)]
-        return len(ends.end_runs(connection, lost, actor=actor))
+        lost = [Notice(run["id"], outcome) for run in runs.live_runs_of(connection, worker_id)]
+        return len(ends.take_notices(connection, lost, actor=actor))
 
 
 def tidy(database: Database) -> None:

@@ -1,6 +1,7 @@
 """How a run ended, from the evidence its ranks left: events, exit codes and what the supervisor had asked for.
 
-The first rank to fail is the cause; the others usually die of its death. What follows for the job is `ends.end_runs`'s.
+The first rank to fail is the cause; the others usually die of its death. What follows for the job is decided by
+`service/ends.py`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ SHIP_EVERY_S = 0.25
 RETRY_AFTER_S = 2.0
 MAX_BYTES_AT_ONCE = 1 << 20
 MAX_LINES_WAITING = 20_000
-MAX_WITH_THE_END = 200  # lines and events: the ends of other runs wait for them
+MAX_SHARED = 200  # lines and events, for which other runs wait
 MAX_STAGE_LENGTH = 200
+
+Write = Callable[[Connection], object]
 
 
 class Reports:
@@ -67,8 +70,11 @@ class Reports:
 
     @property
     def is_small(self) -> bool:
-        """Whether what was read and is not in the database yet can go with the run's end."""
-        return self._judge is None and len(self._lines) + len(self._events) <= MAX_WITH_THE_END
+        """Whether what was read and is not in the database yet may share a transaction with other runs.
+
+        Not where it may end other trials: whoever does that locks more rows than its own run's.
+        """
+        return self._judge is None and len(self._lines) + len(self._events) <= MAX_SHARED
 
     def say(self, line: str) -> None:
         """Add a line of the supervisor's own to the run's log."""
@@ -96,13 +102,20 @@ class Reports:
             self._read_log(rank, final=final)
         return self._read != before
 
-    def ship(self, *, force: bool = False) -> bool:
+    def ship(
+        self, transact: Callable[[Write], object] | None = None, *, force: bool = False, even_nothing: bool = False
+    ) -> bool:
         """Write what was read to the database, at most every `SHIP_EVERY_S` seconds; True if nothing waits any more.
+
+        Args:
+            transact: calls what it is given in a transaction that others may share; None: in one of its own.
+            force: at once.
+            even_nothing: with a transaction that writes no more than how far was read.
 
         Raises:
             StaleToken: the run is no longer this worker's; nothing was written.
         """
-        if not (self._events or self._lines):
+        if not (self._events or self._lines or even_nothing):
             return True
         has_output = any(rank is not None for rank, _line in self._lines)
         is_first = has_output and not self._has_shipped_output
@@ -111,10 +124,7 @@ class Reports:
             return False
         num_lines = len(self._lines)  # `say` may add more from another thread
         try:
-            with self._database.write() as connection:
-                points = self.write(connection, num_lines)
-                if self._judge is not None:
-                    self._judge.look(connection, points)
+            (transact or self._transact)(partial(self.write, num_lines=num_lines))
         except OUTAGES:
             self._retry_at = time.monotonic() + RETRY_AFTER_S
             return False
@@ -126,22 +136,33 @@ class Reports:
         self._next_at = time.monotonic() + SHIP_EVERY_S
         return True
 
-    def write(self, connection: Connection, num_lines: int | None = None) -> list[Point]:
+    def _transact(self, write: Write) -> None:
+        with self._database.write() as connection:
+            write(connection)
+
+    def write(self, connection: Connection, *, num_lines: int | None = None, is_last: bool = False) -> None:
         """Write what was read, in a transaction of the caller's, who knows whether it got through.
+
+        Args:
+            num_lines: so many of the lines; None: all.
+            is_last: the run ends with this transaction: nobody will ask how far its files were read.
 
         Raises:
             StaleToken: the run is no longer this worker's: the whole transaction must be undone.
         """
         spool, columns = {"spool_json": json.dumps(self._read)}, _memory_of(self._events)
         if self._node_rank == HEAD:
-            fenced_update(connection, self._key, **spool, **columns, **_progress_of(self._events))
+            columns |= _progress_of(self._events)
+            if columns or not is_last:
+                fenced_update(connection, self._key, **spool, **columns)
         else:
             fenced_update(connection, self._key, **columns)
             write_part(connection, self._key.run_id, self._node_rank, **spool)
         logs.add_lines(connection, self._key.run_id, self._lines[:num_lines])
         points = _points_of(self._events)
         metrics.add_points(connection, self._key.run_id, points)
-        return points
+        if self._judge is not None:
+            self._judge.look(connection, points)
 
     def _read_log(self, rank: int, *, final: bool) -> None:
         path = self._folder.log(rank)

@@ -12,25 +12,24 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
-from dljobs.errors import OUTAGES, CorruptArtifact, DljobsError, NotFound, StaleToken
+from dljobs.errors import CorruptArtifact, DljobsError, NotFound, StaleToken
 from dljobs.service import evaluations, verifications
 from dljobs.service.artifacts import ArtifactStore, get_artifact
 from dljobs.service.clock import now
 from dljobs.service.database import Database
-from dljobs.service.ends import End
+from dljobs.service.ends import Notice
 from dljobs.service.failures import FailureClass
-from dljobs.service.halving import Rule
-from dljobs.service.runs import Outcome, RunKey, mark_running, record_late_return
+from dljobs.service.runs import Outcome, record_late_return
 from dljobs.service.settings import Settings
 from dljobs.service.source_files import extract_all
 from dljobs.service.spec import JobSpec
 from dljobs.service.states import JobState
 
+from .assignment import Assignment
 from .beginning import fetch_checkpoint
 from .channel import Control, Event, write_control
 from .folder import FOLDERS, RunFolder, RunRequest, folder_name
@@ -42,7 +41,7 @@ from .launcher import Launch, Launcher
 from .network import interface_of, own_address
 from .outages import outlast
 from .outcome import Evidence, classify, count_out_of_memory_kills
-from .reports import Reports
+from .reports import Reports, Write
 from .uploads import Uploads
 
 POLL_S = 0.02
@@ -59,28 +58,12 @@ _STOP_WORDS = {
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """A claimed part of a run: its rows, its devices, and its share of this node."""
-
-    key: RunKey
-    job: RowMapping
-    run_number: int
-    parts: list[RowMapping]  # of the whole run, the head's first
-    node_rank: int  # which of them is this one
-    devices: list[RowMapping]  # of this part; the others have as many
-    num_ranks: int  # of this part
-    num_threads: int  # for each rank
-    resume_from: list[RowMapping]  # checkpoints, in the order in which they are tried
-    halving: Rule | None = None  # of the set that it is a trial of
-
-
 class Supervisor:
     """Sees one assignment through."""
 
     def __init__(
         self, assignment: Assignment, database: Database, launcher: Launcher, health: Health, *, actor: str,
-        settings: Settings, write_end: Callable[[End], JobState], judge: Judge | None = None,
+        settings: Settings, write_notice: Callable[[Notice], JobState], judge: Judge | None = None,
     ) -> None:  # fmt: skip
         self.assignment = assignment
         self.key = assignment.key
@@ -89,7 +72,7 @@ class Supervisor:
         self._launcher = launcher
         self._health = health
         self._actor = actor
-        self._write_end = write_end
+        self._write_notice = write_notice
         self._data_dir = settings.data_dir
         self._grace_s = settings.grace_s
         name = folder_name(self.key.run_id, self.key.token, assignment.node_rank, len(assignment.parts))
@@ -302,14 +285,21 @@ class Supervisor:
         self._reports.read()
         if self._evidence.finished is not None and self._gang is None:
             return  # the end comes at once, and brings it all
-        if len(self._started_ranks) == len(self._ranks) and not self._is_marked_running and self._all_started():
-            try:
-                with self._database.write() as connection:
-                    mark_running(connection, self.key, actor=self._actor)
-                self._is_marked_running = True
-            except OUTAGES:
-                return
-        self._reports.ship()
+        has_started = len(self._started_ranks) == len(self._ranks) and self._all_started()
+        if has_started and not self._is_marked_running:
+            begin = partial(self._write, has_started=True)
+            self._is_marked_running = self._reports.ship(begin, force=True, even_nothing=True)
+        else:
+            self._reports.ship(self._write)
+
+    def _write(self, write: Write, *, has_started: bool = False) -> None:
+        """Have something written of the run, together with other runs' if it is little."""
+        is_shared = self._reports.is_small
+        if is_shared or has_started:
+            self._write_notice(Notice(self.key.run_id, None, self.key.token, has_started, write if is_shared else None))
+        if not is_shared:
+            with self._database.write() as connection:
+                write(connection)
 
     def _all_started(self) -> bool:
         """The ranks here run: whether the run is to be marked as running, now and from here."""
@@ -326,7 +316,7 @@ class Supervisor:
             is_more = self._reports.read(final=True)
             if not is_more and self._uploads.is_idle and self._reports.is_small:
                 return
-            is_shipped = self._reports.ship(force=True)
+            is_shipped = self._reports.ship(self._write, force=True)
             if is_shipped and not is_more and self._uploads.is_idle:
                 return
             self._refuse_if_abandoned()
@@ -390,18 +380,18 @@ class Supervisor:
                 self._evidence.stopped = event
 
     def _end(self, outcome: Outcome) -> None:
-        end = End(
+        end = Notice(
             self.key.run_id,
             outcome,
             self.key.token,
             has_started=outcome.failure is None,
             write_rest=partial(self._write_rest, outcome),
         )
-        state = outlast(partial(self._write_end, end), f"run {self.key.run_id}", check=self._refuse_if_abandoned)
+        state = outlast(partial(self._write_notice, end), f"run {self.key.run_id}", check=self._refuse_if_abandoned)
         logger.info("run %s ended: %s; the job is %s", self.key.run_id, outcome.reason, state)
 
     def _write_rest(self, outcome: Outcome, connection: Connection) -> None:
-        self._reports.write(connection)
+        self._reports.write(connection, is_last=True)
         if outcome.failure is None and self.spec.kind in ("evaluate", "verify"):
             evaluations.add_of_job(connection, self.assignment.job, outcome.result or {})
             verifications.add_of_job(connection, self.assignment.job, outcome.result or {})

@@ -8,39 +8,36 @@ operations on the database.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from dljobs.errors import OUTAGES, DljobsError, SchemaMismatch
 from dljobs.service import leases, nodes, preemption, registration, runs, schema, sweep
-from dljobs.service.continuation import checkpoints_of
 from dljobs.service.database import Database
 from dljobs.service.dispatch import Claimant, dispatch
 from dljobs.service.doorbell import Doorbell
-from dljobs.service.ends import End, end_runs
+from dljobs.service.ends import Notice, take_notices
 from dljobs.service.failures import FailureClass
-from dljobs.service.parts import parts_by_run
 from dljobs.service.policy import write_policy
 from dljobs.service.preemption import Asked
 from dljobs.service.process_mark import ProcessMark
-from dljobs.service.pruning import rule_of
 from dljobs.service.registration import Registration, WorkerInfo
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.settings import Settings
 from dljobs.service.states import JobState, WorkerState
 
+from .assignment import Assignment, make_assignments
 from .contact import Contact
-from .ends import Ends
 from .folder import FOLDERS
 from .health import Health, make_checks
 from .judge import Judge
 from .launcher import Launcher
 from .leftovers import remove_leftovers
-from .supervisor import Assignment, Supervisor
+from .notices import Notices
+from .supervisor import Supervisor
 
 TIDY_EVERY_S = 600.0
 
@@ -66,9 +63,9 @@ class Worker:
         )
         self._supervisors: dict[int, Supervisor] = {}
         self._lock = threading.Lock()  # guards the dict above
-        self._ends = Ends(database, actor=self.name)
-        self._scheduling = threading.Lock()
-        self._schedule_again = threading.Event()
+        self._notices = Notices(database, actor=self.name)
+        self._turn = threading.Lock()  # whoever has it writes the notices of all runs, and schedules
+        self._is_rung = threading.Event()  # there may be something to place
         self._is_draining = False
         self._contact = Contact(settings.heartbeat_s)
         self._tidied_at = 0.0
@@ -91,27 +88,33 @@ class Worker:
 
     def schedule(self) -> None:
         """Place what can be placed and ring whoever got something. Rings that come meanwhile become one more round."""
-        self._schedule_again.set()
-        while self._schedule_again.is_set():
-            if not self._scheduling.acquire(blocking=False):
-                return  # the holder sees the flag
+        self._is_rung.set()
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Do all that is to be written and placed, unless somebody is at it, who then sees what has come meanwhile."""
+        while self._notices or self._is_rung.is_set():
+            if not self._turn.acquire(blocking=False):
+                return
             failure = None
             try:
-                self._schedule_again.clear()
-                self._ends.write()
-                self._dispatch()
+                if self._notices.write():
+                    self._is_rung.set()  # devices are free
+                if self._is_rung.is_set():
+                    self._is_rung.clear()
+                    self._dispatch()
             except Exception as error:
                 failure = error
             finally:
-                self._scheduling.release()
-            # Not before it was released: whoever rings from then on takes the next round.
-            if failure is not None and not self._schedule_again.is_set():
+                self._turn.release()
+            # Not before it was released: whoever comes from then on takes the turn.
+            if failure is not None and not (self._notices or self._is_rung.is_set()):
                 raise failure
 
     def _dispatch(self) -> None:
         taken: list[Assignment] = []
         claimant = Claimant(
-            self._registration.worker_id, lambda connection, keys: taken.extend(self._assign(connection, keys))
+            self._registration.worker_id, lambda connection, keys: taken.extend(self._assigned(connection, keys))
         )
         placed = dispatch(
             self._database,
@@ -131,6 +134,9 @@ class Worker:
         else:
             self._doorbell.ring_attend(asked.worker_name, asked.run_id)
 
+    def _assigned(self, connection: Connection, keys: Sequence[RunKey]) -> list[Assignment]:
+        return make_assignments(connection, keys, self._registration.worker_id, num_devices=len(self._info.devices))
+
     def execute(self, key: RunKey) -> bool:
         """Claim a run and start supervising it; False if it is not this worker's to claim."""
         if self._is_draining:
@@ -140,7 +146,7 @@ class Worker:
                 logger.warning("refused a doorbell for run %s: nothing here waits under that id and token", key.run_id)
                 return False
             # With the claim: an outage between them would lose the run.
-            [assignment] = self._assign(connection, [key])
+            [assignment] = self._assigned(connection, [key])
         return self._start(assignment)
 
     def _start(self, assignment: Assignment) -> bool:
@@ -151,8 +157,8 @@ class Worker:
         except DljobsError as error:
             # Such as the spec of a newer release: another worker may know it.
             outcome = Outcome(FailureClass.NODE_LOST, f"worker {self.name} cannot run it: {error.message}")
-            self._ends.add(End(key.run_id, outcome, key.token))
-            self.schedule()
+            self._notices.add(Notice(key.run_id, outcome, key.token))
+            self._take_turn()
             return False
         with self._lock:
             self._supervisors[key.run_id] = supervisor
@@ -171,15 +177,15 @@ class Worker:
             self._health,
             actor=self.name,
             settings=self._settings,
-            write_end=self._write_end,
+            write_notice=self._write_notice,
             judge=None if rule is None else Judge(job["set_id"], rule, self._ring_attend),
         )
 
-    def _write_end(self, end: End) -> JobState:
-        """Write the end of a run together with others that have just come, and place what its devices are free for."""
-        written = self._ends.add(end)
+    def _write_notice(self, notice: Notice) -> JobState:
+        """Write what is said of a run, together with others that have just come; if it ended, place what is next."""
+        written = self._notices.add(notice)
         try:
-            self.schedule()
+            self._take_turn()
         except Exception as error:
             logger.warning("could not place the next job: %s", error, exc_info=not isinstance(error, DljobsError))
         return written.result()
@@ -316,8 +322,8 @@ class Worker:
             with self._database.write() as connection:
                 outcome = Outcome(FailureClass.PREEMPTED, f"worker {self.name} is draining")
                 waiting = runs.unclaimed_keys(connection, self._registration.worker_id)
-                unclaimed = [End(key.run_id, outcome, key.token) for key in waiting]
-                end_runs(connection, unclaimed, actor=self.name)
+                unclaimed = [Notice(key.run_id, outcome, key.token) for key in waiting]
+                take_notices(connection, unclaimed, actor=self.name)
         except OUTAGES as error:
             logger.warning("could not give back what waits: %s", error)
 
@@ -339,37 +345,6 @@ class Worker:
                 registration.set_state(connection, self._registration, state, reason=reason)
         except DljobsError as error:
             logger.warning("could not say that the worker is %s: %s", state, error)
-
-    def _assign(self, connection: Connection, keys: Sequence[RunKey]) -> list[Assignment]:
-        """What is to be done here for runs that this worker has claimed."""
-        run_ids = [key.run_id for key in keys]
-        rows = {row["run_id"]: row for row in runs.jobs_of(connection, run_ids)}
-        parts, placed = parts_by_run(connection, run_ids), leases.placements(connection, run_ids)
-        return [
-            self._make_assignment(connection, key, rows[key.run_id], parts[key.run_id], placed[key.run_id])
-            for key in keys
-        ]
-
-    def _make_assignment(
-        self, connection: Connection, key: RunKey, job: RowMapping, parts: list[RowMapping], placed: list[RowMapping]
-    ) -> Assignment:
-        node_rank = next(part["node_rank"] for part in parts if part["worker_id"] == self._registration.worker_id)
-        devices = [device for device in placed if device["node_rank"] == node_rank]
-        num_ranks = len(devices) if job["strategy"] == "ddp" else 1
-        held = len(devices) * job["share_percent"] / 100
-        cores = len(os.sched_getaffinity(0)) * held / len(self._info.devices)
-        return Assignment(
-            key=key,
-            job=job,
-            run_number=job["run_number"],
-            parts=parts,
-            node_rank=node_rank,
-            devices=devices,
-            num_ranks=num_ranks,
-            num_threads=max(1, int(cores / num_ranks)),
-            resume_from=checkpoints_of(connection, job),
-            halving=rule_of(connection, job["set_id"]),
-        )
 
     def _see_through(self, supervisor: Supervisor) -> None:
         supervisor.run()

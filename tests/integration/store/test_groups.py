@@ -12,14 +12,15 @@ from dljobs.errors import StaleToken, Unreachable
 from dljobs.service import ends, jobs, offers, runs
 from dljobs.service.database import Database
 from dljobs.service.dispatch import Claimant, dispatch
-from dljobs.service.ends import End
+from dljobs.service.ends import Notice
 from dljobs.service.events import list_events
 from dljobs.service.failures import FailureClass
+from dljobs.service.logs import add_lines
 from dljobs.service.planned import make_plan
 from dljobs.service.runs import Outcome, RunKey
 from dljobs.service.snapshot import list_spells
 from dljobs.service.tables import logs
-from dljobs.workers.ends import Ends
+from dljobs.workers.notices import Notices
 
 from .rows import LEASE_S, add_worker, job_row, live_leases, run_it, run_row, start, states, submit
 
@@ -54,7 +55,7 @@ def count_statements(database: Database, work: Callable[[], object]) -> int:
 
 def end_all(database: Database, keys: Sequence[RunKey]) -> dict[int, jobs.JobState]:
     with database.write() as connection:
-        return ends.end_runs(connection, [End(key.run_id, DONE, key.token) for key in keys], actor="w1")
+        return ends.take_notices(connection, [Notice(key.run_id, DONE, key.token) for key in keys], actor="w1")
 
 
 def test_the_ends_of_many_take_as_many_statements_as_one(database: Database) -> None:
@@ -90,15 +91,15 @@ def test_each_end_is_judged_by_its_own_token_and_its_own_job(database: Database)
     good, late, stolen, failed, unsaid = keys = start_many(database, 5)
     end_all(database, [late])
     found = [
-        End(good.run_id, DONE, good.token),
-        End(late.run_id, Outcome(FailureClass.USER, "too late"), late.token),
-        End(stolen.run_id, Outcome(FailureClass.USER, "not mine"), "0" * 32),
-        End(failed.run_id, Outcome(FailureClass.OOM, "out of memory"), failed.token),
-        End(unsaid.run_id, Outcome(FailureClass.NODE_LOST, "gone")),  # as the sweep does
-        End(12345, DONE, "f" * 32),
+        Notice(good.run_id, DONE, good.token),
+        Notice(late.run_id, Outcome(FailureClass.USER, "too late"), late.token),
+        Notice(stolen.run_id, Outcome(FailureClass.USER, "not mine"), "0" * 32),
+        Notice(failed.run_id, Outcome(FailureClass.OOM, "out of memory"), failed.token),
+        Notice(unsaid.run_id, Outcome(FailureClass.NODE_LOST, "gone")),  # as the sweep does
+        Notice(12345, DONE, "f" * 32),
     ]
     with database.write() as connection:
-        states_now = ends.end_runs(connection, found, actor="w1")
+        states_now = ends.take_notices(connection, found, actor="w1")
     assert states_now == {good.run_id: "succeeded", failed.run_id: "queued", unsaid.run_id: "queued"}
     assert [states(database, key)[1] for key in keys] == ["succeeded"] * 2 + ["running", "requeued", "requeued"]
     assert live_leases(database, stolen) == 1
@@ -111,8 +112,8 @@ def test_a_run_that_ends_before_its_start_was_told_has_both_in_its_history(datab
     job_id = submit(database)
     [placed] = dispatch(database, lease_s=LEASE_S)
     with database.write() as connection:
-        end = End(placed.key.run_id, DONE, placed.key.token, has_started=True)
-        assert ends.end_runs(connection, [end], actor="w1") == {placed.key.run_id: "succeeded"}
+        end = Notice(placed.key.run_id, DONE, placed.key.token, has_started=True)
+        assert ends.take_notices(connection, [end], actor="w1") == {placed.key.run_id: "succeeded"}
         moves = [(each["kind"], each["from_state"], each["to_state"]) for each in list_events(connection)]
     assert moves[-4:] == [
         ("run", "starting", "running"),
@@ -123,22 +124,53 @@ def test_a_run_that_ends_before_its_start_was_told_has_both_in_its_history(datab
     assert job_row(database, job_id)["started_at"] == run_row(database, placed.key.run_id)["started_at"] is not None
 
 
-# A worker's group of ends
+def test_runs_that_begin_go_on_and_end_share_a_transaction(database: Database) -> None:
+    running, ending = start_many(database, 2)
+    submit(database)
+    submit(database)
+    add_worker(database, "w2", num_devices=2)
+    starting, silent = (placed.key for placed in dispatch(database, lease_s=LEASE_S))
+
+    def say(key: RunKey) -> Callable[[Connection], object]:
+        return lambda connection: add_lines(connection, key.run_id, [(0, f"run {key.run_id} speaks")])
+
+    said = [
+        Notice(running.run_id, None, running.token, has_started=True, write_rest=say(running)),
+        Notice(ending.run_id, DONE, ending.token, has_started=True, write_rest=say(ending)),
+        Notice(starting.run_id, None, starting.token, has_started=True, write_rest=say(starting)),
+        Notice(silent.run_id, None, "0" * 32, has_started=True, write_rest=say(silent)),
+    ]
+    with database.write() as connection:
+        found = ends.take_notices(connection, said, actor="w1")
+        lines = [row["run_id"] for row in connection.execute(logs.select().order_by(logs.c.id)).mappings()]
+    assert found == {running.run_id: "running", ending.run_id: "succeeded", starting.run_id: "running"}
+    assert lines == sorted(found), "whose token is another says nothing"
+    assert [states(database, key)[1] for key in (running, ending, starting, silent)] == [
+        "running",
+        "succeeded",
+        "running",
+        "starting",
+    ]
+    assert run_row(database, starting.run_id)["started_at"] is not None
+    assert live_leases(database, starting) == 1
+
+
+# A worker's group of notices
 
 
 def test_one_that_cannot_be_written_keeps_the_others_from_nothing(database: Database) -> None:
     good, stale, bad, also_good = start_many(database, 4)
-    written = Ends(database, actor="w1")
+    written = Notices(database, actor="w1")
 
     def break_down(connection: Connection) -> None:
         connection.execute(logs.insert().values(run_id=bad.run_id, line="half of it", at=0.0))
         raise ValueError("a bug of ours")
 
     answers = [
-        written.add(End(good.run_id, DONE, good.token)),
-        written.add(End(stale.run_id, DONE, "0" * 32)),
-        written.add(End(bad.run_id, DONE, bad.token, write_rest=break_down)),
-        written.add(End(also_good.run_id, DONE, also_good.token)),
+        written.add(Notice(good.run_id, DONE, good.token)),
+        written.add(Notice(stale.run_id, DONE, "0" * 32)),
+        written.add(Notice(bad.run_id, DONE, bad.token, write_rest=break_down)),
+        written.add(Notice(also_good.run_id, DONE, also_good.token)),
     ]
     written.write()
     assert [answers[0].result(0), answers[3].result(0)] == ["succeeded", "succeeded"]
@@ -147,24 +179,24 @@ def test_one_that_cannot_be_written_keeps_the_others_from_nothing(database: Data
     assert states(database, bad) == ("running", "running")
     with database.read() as connection:
         assert connection.execute(logs.select()).first() is None, "half of a bad end was written"
-    again = written.add(End(bad.run_id, DONE, bad.token))
+    again = written.add(Notice(bad.run_id, DONE, bad.token))
     written.write()
     assert again.result(0) == "succeeded"
 
 
 def test_in_an_outage_each_hears_of_it_and_may_come_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = start_many(database, 2)
-    written = Ends(database, actor="w1")
+    written = Notices(database, actor="w1")
 
     def away(*_: object, **__: object) -> None:
         raise Unreachable("the database is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(database, "write", away)
-        answers = [written.add(End(key.run_id, DONE, key.token)) for key in keys]
+        answers = [written.add(Notice(key.run_id, DONE, key.token)) for key in keys]
         written.write()
     assert [type(answer.exception(0)) for answer in answers] == [Unreachable] * 2
-    answers = [written.add(End(key.run_id, DONE, key.token)) for key in keys]
+    answers = [written.add(Notice(key.run_id, DONE, key.token)) for key in keys]
     written.write()
     assert [answer.result(0) for answer in answers] == ["succeeded"] * 2
 

@@ -150,7 +150,7 @@ def test_many_sweeps_at_once_end_each_run_once(database: Database, database_sett
     assert len(requeues) == 20
 
 
-@pytest.mark.parametrize("where", ["expired_parts", "end_runs"])
+@pytest.mark.parametrize("where", ["expired_parts", "take_notices"])
 def test_expiry_never_beats_a_renewal_that_came_first(
     database: Database, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -170,7 +170,7 @@ def test_expiry_never_beats_a_renewal_that_came_first(
         def late(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
-            if where == "end_runs" and calls == 1:
+            if where == "take_notices" and calls == 1:
                 interrupt()
             answer = true(*args, **kwargs)
             if where == "expired_parts" and calls == 2:  # the first is only a look without a lock

@@ -1,4 +1,4 @@
-"""Ends on their way into the database: those of a worker's runs that come at the same time go in one transaction.
+"""Notices on their way into the database: those of a worker's runs that come at the same time go in one transaction.
 
 What an end means for its job is `service/ends.py`'s.
 """
@@ -11,14 +11,14 @@ from concurrent.futures import Future
 
 from dljobs.errors import OUTAGES
 from dljobs.service.database import Database
-from dljobs.service.ends import End, end_runs, stale
+from dljobs.service.ends import Notice, stale, take_notices
 from dljobs.service.states import JobState
 
-_Waiting = tuple[End, "Future[JobState]"]
+_Waiting = tuple[Notice, "Future[JobState]"]
 
 
-class Ends:
-    """The ends of one worker's runs that wait to be written."""
+class Notices:
+    """The notices of one worker that wait to be written."""
 
     def __init__(self, database: Database, *, actor: str) -> None:
         self._database = database
@@ -26,27 +26,31 @@ class Ends:
         self._waiting: list[_Waiting] = []
         self._lock = threading.Lock()  # guards the list above
 
-    def add(self, end: End) -> Future[JobState]:
-        """Have it written by the next `write`; the answer is the job's new state, or what kept it from being written.
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, notice: Notice) -> Future[JobState]:
+        """Have it written by the next `write`; the answer is the job's state then, or what kept it from being written.
 
         It is StaleToken where the run is no longer this worker's, and an outage where the database is away.
         """
         answer: Future[JobState] = Future()
         with self._lock:
-            self._waiting.append((end, answer))
+            self._waiting.append((notice, answer))
         return answer
 
-    def write(self) -> None:
-        """Write all that wait, and answer each; raises nothing."""
+    def write(self) -> bool:
+        """Write all that wait, and answer each; raises nothing. Whether a run has ended."""
         with self._lock:
             group, self._waiting = self._waiting, []
         if group:
             self._write(group)
+        return any(notice.outcome is not None for notice, _answer in group)
 
     def _write(self, group: Sequence[_Waiting]) -> None:
         try:
             with self._database.write() as connection:
-                states = end_runs(connection, [end for end, _ in group], actor=self._actor)
+                states = take_notices(connection, [notice for notice, _ in group], actor=self._actor)
         except Exception as error:
             if len(group) > 1 and not isinstance(error, OUTAGES):
                 for each in group:  # one that cannot be written keeps the others from nothing
@@ -55,8 +59,8 @@ class Ends:
             for _, answer in group:
                 answer.set_exception(error)
             return
-        for end, answer in group:
-            if end.run_id in states:
-                answer.set_result(states[end.run_id])
+        for notice, answer in group:
+            if notice.run_id in states:
+                answer.set_result(states[notice.run_id])
             else:
-                answer.set_exception(stale(end.run_id))
+                answer.set_exception(stale(notice.run_id))
