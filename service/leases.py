@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Integer, RowMapping, Update, b
 
 from .clock import now
 from .scheduling.rows import Part
+from .statements import Row, rows
 from .states import LIVE_RUNS
 from .tables import devices, leases, run_parts, runs
 
@@ -48,7 +49,7 @@ class NewLease:
 
 def acquire(connection: Connection, new: Sequence[NewLease], moment: float, lease_s: float) -> None:
     """Lease devices to runs from now on; an IntegrityError (one is taken) undoes the whole transaction."""
-    rows = [
+    held = [
         {"run_id": each.run_id, "device_id": device_id, "node_rank": node_rank, "token": each.token}
         | {"percent": each.percent, "memory_bytes": each.memory_bytes}
         | {"acquired_at": moment, "expires_at": moment + lease_s}
@@ -59,7 +60,7 @@ def acquire(connection: Connection, new: Sequence[NewLease], moment: float, leas
     _count(
         connection, [(device_id, each.percent) for each in new for part in each.parts for device_id in part.device_ids]
     )
-    connection.execute(insert(leases), rows)
+    connection.execute(insert(leases), held)
 
 
 def renew(connection: Connection, worker_id: int, tokens: Iterable[str], lease_s: float) -> set[str]:
@@ -91,9 +92,9 @@ def _in_order(*which: ColumnElement[bool]) -> Update:
 
 def _count(connection: Connection, changes: Iterable[tuple[int, int]]) -> None:
     """Add to what is leased of devices, or take from it: (device_id, percent) each."""
-    rows = [{"of_device": device_id, "by": percent} for device_id, percent in sorted(changes)]  # in one order, too
-    if rows:
-        connection.execute(_COUNT, rows)
+    found = [{"of_device": device_id, "by": percent} for device_id, percent in sorted(changes)]  # in one order, too
+    if found:
+        connection.execute(_COUNT, found)
 
 
 def expired_parts(connection: Connection) -> list[RowMapping]:
@@ -122,7 +123,7 @@ def lock_if_expired(connection: Connection, run_id: int) -> bool:
     return any(row.overdue for row in connection.execute(locked))
 
 
-def placement(connection: Connection, run_id: int) -> list[RowMapping]:
+def placement(connection: Connection, run_id: int) -> list[Row]:
     """The devices a run holds or held, in their order on the node.
 
     Each with the `node_rank` of its part, the `percent` that are the run's, and the `kept_bytes` of a shared device.
@@ -130,16 +131,14 @@ def placement(connection: Connection, run_id: int) -> list[RowMapping]:
     return placements(connection, [run_id]).get(run_id, [])
 
 
-def placements(connection: Connection, run_ids: Collection[int]) -> dict[int, list[RowMapping]]:
+def placements(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[Row]]:
     """As `placement`, of many runs."""
-    of_lease = (leases.c.run_id, leases.c.node_rank, leases.c.percent, leases.c.memory_bytes.label("kept_bytes"))
     query = (
-        select(devices, *of_lease)
-        .join(leases, leases.c.device_id == devices.c.id)
-        .where(leases.c.run_id.in_(run_ids))
-        .order_by(leases.c.run_id, leases.c.node_rank, devices.c.position)
+        "SELECT devices.*, leases.run_id, leases.node_rank, leases.percent, leases.memory_bytes AS kept_bytes "
+        "FROM leases JOIN devices ON devices.id = leases.device_id "
+        "WHERE leases.run_id IN :run_ids ORDER BY leases.run_id, leases.node_rank, devices.position"
     )
-    found: dict[int, list[RowMapping]] = {}
-    for row in connection.execute(query).mappings():
+    found: dict[int, list[Row]] = {}
+    for row in rows(connection, query, run_ids=tuple(run_ids)):
         found.setdefault(row["run_id"], []).append(row)
     return found

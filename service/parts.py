@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from .scheduling.rows import Part
-from .tables import run_parts, runs, workers
+from .statements import Row, rows
+from .tables import run_parts, runs
 
 HEAD = 0  # the node rank of the part that has rank 0
 
@@ -22,30 +23,29 @@ def add_parts(
     connection: Connection, of_runs: Mapping[int, Sequence[Part]], claimed_at: float, claimed_by: int | None
 ) -> None:
     """Enter the parts of new runs, of each the head's first; those of worker `claimed_by` are claimed at once."""
-    rows = [
+    new = [
         {"run_id": run_id, "node_rank": node_rank, "worker_id": part.worker_id}
         | {"claimed_at": claimed_at if part.worker_id == claimed_by else None}
         for run_id, parts in of_runs.items()
         for node_rank, part in enumerate(parts)
     ]
-    connection.execute(insert(run_parts), rows)
+    connection.execute(insert(run_parts), new)
 
 
-def list_parts(connection: Connection, run_id: int) -> list[RowMapping]:
+def list_parts(connection: Connection, run_id: int) -> list[Row]:
     """The parts of a run, the head's first, each with the names of its `worker` and `node`."""
     return parts_by_run(connection, [run_id]).get(run_id, [])
 
 
-def parts_by_run(connection: Connection, run_ids: Collection[int]) -> dict[int, list[RowMapping]]:
+def parts_by_run(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[Row]]:
     """As `list_parts`, of many runs."""
     query = (
-        select(run_parts, workers.c.name.label("worker"), workers.c.node)
-        .join(workers, workers.c.id == run_parts.c.worker_id)
-        .where(run_parts.c.run_id.in_(run_ids))
-        .order_by(run_parts.c.run_id, run_parts.c.node_rank)
+        "SELECT run_parts.*, workers.name AS worker, workers.node "
+        "FROM run_parts JOIN workers ON workers.id = run_parts.worker_id "
+        "WHERE run_parts.run_id IN :run_ids ORDER BY run_parts.run_id, run_parts.node_rank"
     )
-    found: dict[int, list[RowMapping]] = {}
-    for row in connection.execute(query).mappings():
+    found: dict[int, list[Row]] = {}
+    for row in rows(connection, query, run_ids=tuple(run_ids)):
         found.setdefault(row["run_id"], []).append(row)
     return found
 

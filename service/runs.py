@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from dljobs.errors import DljobsError, StaleToken
 
-from . import leases
+from . import leases, statements
 from .clock import now, read_now
 from .database import update_each
 from .events import record, record_each
@@ -20,7 +20,7 @@ from .parts import HEAD, add_parts
 from .scheduling.rows import Placed
 from .sizes import show_size
 from .spec import JobSpec
-from .statements import in_batches
+from .statements import Row, in_batches
 from .states import LIVE_RUNS, RUN_TRANSITIONS, JobState, RunState
 from .tables import jobs, run_parts, runs
 
@@ -237,12 +237,13 @@ def get_run(connection: Connection, run_id: int) -> RowMapping:
     return connection.execute(select(runs).where(runs.c.id == run_id)).mappings().one()
 
 
-def jobs_of(connection: Connection, run_ids: Sequence[int]) -> list[RowMapping]:
+def jobs_of(connection: Connection, run_ids: Sequence[int]) -> list[Row]:
     """The rows of the jobs of these runs, each with its run's `run_id` and `run_number`."""
-    query = select(jobs, runs.c.id.label("run_id"), runs.c.number.label("run_number"))
-    return list(
-        connection.execute(query.join(runs, runs.c.job_id == jobs.c.id).where(runs.c.id.in_(run_ids))).mappings()
+    query = (
+        "SELECT jobs.*, runs.id AS run_id, runs.number AS run_number "
+        "FROM runs JOIN jobs ON jobs.id = runs.job_id WHERE runs.id IN :run_ids"
     )
+    return statements.rows(connection, query, run_ids=tuple(run_ids))
 
 
 def list_runs(connection: Connection, job_ids: Sequence[int]) -> list[RowMapping]:

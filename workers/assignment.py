@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from dljobs.service.continuation import checkpoints_of
 from dljobs.service.halving import Rule
@@ -14,6 +14,7 @@ from dljobs.service.leases import placements
 from dljobs.service.parts import parts_by_run
 from dljobs.service.pruning import rule_of
 from dljobs.service.runs import RunKey, jobs_of
+from dljobs.service.statements import Row
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class Assignment:
     """A claimed part of a run: its rows, its devices, and its share of this node."""
 
     key: RunKey
-    job: RowMapping
+    job: Row
     run_number: int
-    parts: list[RowMapping]  # of the whole run, the head's first
+    parts: list[Row]  # of the whole run, the head's first
     node_rank: int  # which of them is this one
-    devices: list[RowMapping]  # of this part; the others have as many
+    devices: list[Row]  # of this part; the others have as many
     num_ranks: int  # of this part
     num_threads: int  # for each rank
-    resume_from: list[RowMapping]  # checkpoints, in the order in which they are tried
+    resume_from: Sequence[Row]  # checkpoints, in the order in which they are tried
     halving: Rule | None = None  # of the set that it is a trial of
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sqlalchemy import RowMapping
-
 from dljobs.errors import CorruptArtifact, NotFound
 from dljobs.service.artifacts import ArtifactStore
 from dljobs.service.database import Database
+from dljobs.service.statements import Row
 
 
 def fetch_checkpoint(
-    database: Database, job: RowMapping, candidates: Sequence[RowMapping], target: Path, say: Callable[[str], None]
-) -> RowMapping | None:
+    database: Database, job: Row, candidates: Sequence[Row], target: Path, say: Callable[[str], None]
+) -> Row | None:
     """Write a checkpoint to `target`; returns its row, or None for a job that begins at its first step.
 
     Args:

@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 from dljobs.errors import OUTAGES, DljobsError, StaleToken
 from dljobs.service.clock import now
 from dljobs.service.database import Database
 from dljobs.service.failures import FailureClass
 from dljobs.service.parts import HEAD, list_parts, write_part
 from dljobs.service.runs import RunKey, fenced_update, get_run
+from dljobs.service.statements import Row
 
 from .outcome import Evidence
 from .rendezvous import Rendezvous, host, join
@@ -33,7 +32,7 @@ REACH_WITHIN_S = 30.0
 class Gang:
     """The parts of one run, as one of their supervisors sees them. For one thread."""
 
-    def __init__(self, database: Database, key: RunKey, node_rank: int, parts: list[RowMapping]) -> None:
+    def __init__(self, database: Database, key: RunKey, node_rank: int, parts: list[Row]) -> None:
         self._database = database
         self._key = key
         self._node_rank = node_rank
@@ -152,13 +151,13 @@ class Gang:
             evidence.absorb(json.loads(part["evidence_json"] or "{}"))
 
     @property
-    def _others(self) -> list[RowMapping]:
+    def _others(self) -> list[Row]:
         return [part for part in self._parts if part["node_rank"] != self._node_rank]
 
     def _name(self, node_rank: int) -> str:
         return str(self._parts[node_rank]["worker"])
 
 
-def _ended_well(part: RowMapping) -> bool:
+def _ended_well(part: Row) -> bool:
     seen = json.loads(part["evidence_json"] or "{}")
     return bool(seen.get("exits")) and all(end["exitcode"] == 0 for end in seen["exits"])
