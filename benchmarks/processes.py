@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ class Ended:
     """A program that has ended with status 0."""
 
     seconds: float  # from before it was started to when its end was known
+    cpu_s: float  # of itself and of the children that it waited for
     output: str
 
 
@@ -46,18 +48,23 @@ def run_timed(command: Sequence[str], environment: Mapping[str, str], timeout_s:
         BenchmarkError: it failed, or was not done in time.
     """
     with tempfile.TemporaryFile() as output:
-        begin = time.monotonic()
+        begin, cpu_begin_s = time.monotonic(), _cpu_of_children_s()
         with running(command, environment, output) as process:
             try:
                 code = process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 raise BenchmarkError(f"{shown(command)} took longer than {timeout_s:g} s") from None
-            seconds = time.monotonic() - begin
+            seconds, cpu_s = time.monotonic() - begin, _cpu_of_children_s() - cpu_begin_s
         output.seek(0)
         text = output.read().decode(errors="replace")
     if code:
         raise BenchmarkError(f"{shown(command)} ended with status {code}:\n{last_lines(text)}")
-    return Ended(seconds, text)
+    return Ended(seconds, cpu_s, text)
+
+
+def _cpu_of_children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @contextlib.contextmanager

@@ -146,7 +146,10 @@ def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get("dljobs_write"):
         # NORMAL syncs the log only before it is moved into the file; FULL syncs all of it at each commit.
-        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('dljobs_durable', True) else 'NORMAL'}")
+        wanted = "FULL" if options.get("dljobs_durable", True) else "NORMAL"
+        if connection.info.get("synchronous") != wanted:
+            connection.exec_driver_sql(f"PRAGMA synchronous={wanted}")
+            connection.info["synchronous"] = wanted
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("dljobs_write") else "BEGIN")
 
 
