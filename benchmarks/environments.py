@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .benchmark import Sitting
+from .benchmark import BenchmarkError, Sitting
 from .processes import last_lines
 
 RAY = ("ray[default,train]",)  # as one environment for its jobs and its training
@@ -56,6 +57,15 @@ def make_environment(sitting: Sitting, name: str, packages: Sequence[str], *, bo
         raise NotInstallable(last_lines(done.stderr).rsplit("\n", 1)[-1] or f"pip ended with status {done.returncode}")
     (folder / _COMPLETE).touch()
     return python
+
+
+@contextlib.contextmanager
+def optional(peer: str, notes: list[str]) -> Iterator[None]:
+    """A block without which the others are measured all the same: where it fails, a note says why `peer` is missing."""
+    try:
+        yield
+    except (NotInstallable, BenchmarkError) as error:
+        notes.append(f"{peer} was left out: {str(error).rsplit(chr(10), 1)[-1]}.")
 
 
 def this_python() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
-from benchmarks.environments import RAY, NotInstallable, make_environment
+from benchmarks.environments import RAY, make_environment, optional
 from benchmarks.processes import answering, environment_with, python_script, run_timed
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.service import Service, running_service
@@ -51,15 +51,15 @@ def measure(sitting: Sitting) -> Result:
         for way in _CASES:
             asked[way, _DLJOBS] = functools.partial(_submit, service, way)
             asked[way, _FLOOR] = lambda: float(ask_floor("1"))
-        for name, peer in PEERS.items():
-            try:
-                ask = stack.enter_context(_asking(sitting, service, peer))
-            except NotInstallable as error:
-                notes.append(f"{name} was left out: {error}")
-                continue
-            asked |= {(way, name): functools.partial(_answer, ask, way) for way in peer.ways}
         for take in asked.values() if not sitting.is_smoke else ():
             take()  # to get warm
+        for name, peer in PEERS.items():
+            with optional(name, notes):
+                ask = stack.enter_context(_asking(sitting, service, peer))
+                theirs = {(way, name): functools.partial(_answer, ask, way) for way in peer.ways}
+                for take in theirs.values():
+                    take()
+                asked |= theirs
         for number, (way, name) in enumerate(interleaved(sorted(asked, key=_place), sitting.num_rounds)):
             if number % len(asked) == 0:
                 sitting.say(f"round {number // len(asked) + 1} of {sitting.num_rounds}")

@@ -8,12 +8,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
-from benchmarks.environments import RAY, NotInstallable, make_environment
+from benchmarks.environments import RAY, make_environment, optional
 from benchmarks.processes import answering, environment_with, python_script, run_timed
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.service import Service, running_service
@@ -91,12 +91,12 @@ def measure(sitting: Sitting) -> Result:
             Entry(_API, submissions.through_api),
             Entry(_CLI, submissions.through_shell),
             Entry(_FLOOR, lambda num_ranks: float(ask_floor(str(num_ranks)))),
-            *_others(sitting, stack, notes),
         ]
-        turns = [(ranks, entry) for ranks in all_ranks for entry in entries if ranks in entry.ranks]
-        for ranks, entry in turns if not sitting.is_smoke else ():
+        for ranks, entry in _turns(all_ranks, entries) if not sitting.is_smoke else ():
             sitting.say(f"warm-up, {_ranks(ranks)}, {entry.peer}")
             entry.take(ranks)
+        entries += _others(sitting, stack, notes)
+        turns = _turns(all_ranks, entries)
         submissions.forget()
         for number, (ranks, entry) in enumerate(interleaved(turns, sitting.num_rounds)):
             sitting.say(f"round {number // len(turns) + 1} of {sitting.num_rounds}, {_ranks(ranks)}, {entry.peer}")
@@ -128,21 +128,25 @@ def _command(folder: Path, command: Sequence[str], environment: Mapping[str, str
     return float(answer.read_text()) - begin
 
 
-def _others(sitting: Sitting, stack: contextlib.ExitStack, notes: list[str]) -> Iterator[Entry]:
-    """Peers that have to be installed."""
-    try:
+def _turns(all_ranks: Sequence[int], entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
+    return [(ranks, entry) for ranks in all_ranks for entry in entries if ranks in entry.ranks]
+
+
+def _others(sitting: Sitting, stack: contextlib.ExitStack, notes: list[str]) -> list[Entry]:
+    """Peers that have to be installed, after their warm-up."""
+    found = []
+    with optional(_TORCHX, notes):
         torchx = str(Path(make_environment(sitting, "torchx", ["torchx"], borrows=False)).with_name("torchx"))
-        yield Entry(_TORCHX, functools.partial(_torchx, sitting.folder, torchx), (1, 2))
-    except NotInstallable as error:
-        notes.append(f"TorchX was left out: {error}")
-    try:
+        _torchx(sitting.folder, torchx, 1)
+        found.append(Entry(_TORCHX, functools.partial(_torchx, sitting.folder, torchx), (1, 2)))
+    with optional(_RAY, notes):
         python = make_environment(sitting, "ray", RAY)
         command = [python, "-m", "benchmarks.peers.ray_step", str(sitting.folder)]
         sitting.say("starting Ray's head")
         ask = stack.enter_context(answering(command, environment_with(), sitting.folder))
-        yield Entry(_RAY, lambda num_ranks: float(ask(str(num_ranks))), (2,))
-    except NotInstallable as error:
-        notes.append(f"Ray Train was left out: {error}")
+        ask("2")
+        found.append(Entry(_RAY, lambda num_ranks: float(ask(str(num_ranks))), (2,)))
+    return found
 
 
 def _torchx(folder: Path, torchx: str, num_ranks: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
 from benchmarks.commits import bare_commits
-from benchmarks.environments import NotInstallable, make_environment
+from benchmarks.environments import make_environment, optional
 from benchmarks.processes import answering, environment_with, run_timed
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.service import Service, running_service
@@ -52,11 +52,9 @@ def measure(sitting: Sitting) -> Result:
         ask = stack.enter_context(answering(floor, environment_with(), sitting.folder))
         drains[_FLOOR] = lambda number: float(ask(str(number)))
         drains[_CELERY] = _program([sys.executable, "-m", "benchmarks.peers.celery_functions"], services[_SQLITE])
-        try:
+        with optional(_RQ, skipped):
             python = make_environment(sitting, "rq", ["rq"], borrows=False)
             drains[_RQ] = _program([python, str(_PEERS / "rq_functions.py")], services[_SQLITE])
-        except NotInstallable as error:
-            skipped.append(f"RQ was not measured: {error}.")
         for drain in drains.values() if not sitting.is_smoke else ():
             drain(SMOKE_JOBS)
         for turn, peer in enumerate(interleaved(list(drains), sitting.num_rounds)):

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import history
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
-from benchmarks.environments import NotInstallable, make_environment
+from benchmarks.environments import make_environment, optional
 from benchmarks.processes import answering, environment_with
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.stores import connect_bare, postgres_url
@@ -44,7 +44,7 @@ def measure(sitting: Sitting) -> Result:
     values, notes = Values(), list[str]()
     with contextlib.ExitStack() as stack:
         databases = stack.enter_context(_databases(sitting, notes))
-        ask = stack.enter_context(_mlflow(sitting, notes))
+        ask = _mlflow(sitting, stack, notes)
         long_runs = _write_long_runs(sitting, databases, ask)
         num_jobs, too_slow = 0, set[str]()
         for size in SMOKE_SIZES if sitting.is_smoke else SIZES:
@@ -89,22 +89,18 @@ def _databases(sitting: Sitting, notes: list[str]) -> Iterator[dict[str, Records
         yield found
 
 
-@contextlib.contextmanager
-def _mlflow(sitting: Sitting, notes: list[str]) -> Iterator[Callable[[str], str] | None]:
-    try:
+def _mlflow(sitting: Sitting, stack: contextlib.ExitStack, notes: list[str]) -> Callable[[str], str] | None:
+    found: list[Callable[[str], str]] = []
+    with optional(_MLFLOW, notes):
         python = make_environment(sitting, "mlflow", ["mlflow"])
-    except NotInstallable as error:
-        notes.append(f"MLflow was left out: {error}")
-        yield None
-        return
-    folder = sitting.folder / "mlflow"
-    folder.mkdir()
-    environment = environment_with(PYTHONWARNINGS="ignore", MLFLOW_DISABLE_TELEMETRY="true")
-    with answering([python, "-m", "benchmarks.peers.mlflow_records", str(folder)], environment, sitting.folder) as ask:
-        notes.append(
-            f"MLflow {ask('version')}, its tracking store on SQLite, asked in its own process through its API."
-        )
-        yield ask
+        folder = sitting.folder / "mlflow"
+        folder.mkdir()
+        environment = environment_with(PYTHONWARNINGS="ignore", MLFLOW_DISABLE_TELEMETRY="true")
+        command = [python, "-m", "benchmarks.peers.mlflow_records", str(folder)]
+        ask = stack.enter_context(answering(command, environment, sitting.folder))
+        notes.append(f"MLflow {ask('version')}, on SQLite, asked in a process of its own through its Python API.")
+        found.append(ask)
+    return found[0] if found else None
 
 
 def _num_points(sitting: Sitting) -> int:

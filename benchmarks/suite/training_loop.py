@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
-from benchmarks.environments import RAY, NotInstallable, make_environment, this_python
+from benchmarks.environments import RAY, make_environment, optional, this_python
 from benchmarks.peers.training_loop import Job
 from benchmarks.processes import environment_with, run_timed
 from benchmarks.result import Result, Values, Verdict
@@ -79,15 +79,11 @@ def measure(sitting: Sitting) -> Result:
 def _programs(sitting: Sitting, notes: list[str]) -> dict[str, str]:
     """By peer the Python that runs it; whoever cannot be installed is missing."""
     found = dict.fromkeys((*_BY_HAND, *_ON_RANKS), this_python())
-    try:
+    with optional(" and ".join(_BY_OTHERS), notes):
         python = make_environment(sitting, "loops", _PACKAGES)
         found |= dict.fromkeys((*found, *_BY_OTHERS), python)  # all in the same
-    except NotInstallable as error:
-        notes.append(f"{' and '.join(_BY_OTHERS)} were left out: {error}")
-    try:
+    with optional(_RAY, notes):
         found[_RAY] = make_environment(sitting, "ray", RAY)
-    except NotInstallable as error:
-        notes.append(f"{_RAY} was left out: {error}")
     return found
 
 

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.benchmark import Benchmark, BenchmarkError, interleaved
+from benchmarks.environments import NotInstallable, optional
 from benchmarks.machine import Load, Machine
 from benchmarks.peers import lenet
 from benchmarks.plots import draw
@@ -219,6 +220,15 @@ def test_a_program_that_ends_instead_of_answering_is_quoted(tmp_path: Path) -> N
     command = [sys.executable, "-c", "print('= ready', flush=True); input(); raise SystemExit('no room left')"]
     with answering(command, os.environ, tmp_path) as ask, pytest.raises(BenchmarkError, match="no room left"):
         ask("1")
+
+
+def test_a_peer_that_cannot_be_had_is_left_out_with_its_reason() -> None:
+    notes: list[str] = []
+    with optional("Ray", notes):
+        raise NotInstallable("no such package")
+    with optional("MLflow", notes):
+        raise BenchmarkError("python mlflow.py has ended:\nTraceback\nKeyError: 'x'")
+    assert notes == ["Ray was left out: no such package.", "MLflow was left out: KeyError: 'x'."]
 
 
 def report(name: str, value: float) -> Report:
