@@ -10,12 +10,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 
-from sqlalchemy import make_url
-
 from dljobs.service.connecting import SQLITE_PRAGMAS
 from dljobs.service.submission import Request, prepare
 
 from .service import Service
+from .stores import connect_bare
 
 _TABLE = "CREATE TABLE bare (id {}, row text)"
 
@@ -47,9 +46,6 @@ def _sqlite(service: Service) -> Iterator[Callable[[str], object]]:
 
 @contextlib.contextmanager
 def _postgres(service: Service) -> Iterator[Callable[[str], object]]:
-    import psycopg
-
-    url = make_url(service.settings.sqlalchemy_url).set(drivername="postgresql")
-    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
+    with contextlib.closing(connect_bare(service.database)) as connection:
         connection.execute(_TABLE.format("bigserial"))
         yield lambda row: connection.execute("INSERT INTO bare (row) VALUES (%s)", (row,))
