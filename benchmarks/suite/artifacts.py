@@ -19,6 +19,13 @@ from benchmarks.processes import environment_with, run_timed
 from benchmarks.result import Result, Values, Verdict, median_ratio
 from benchmarks.stores import Store, postgres_store, sqlite_store
 from dljobs.models.lenet import LeNet
+from dljobs.service.submission import Request, prepare
+from dljobs.workers import random_state
+from dljobs.workers.artifacts import ArtifactWriter
+from dljobs.workers.channel import EventWriter
+from dljobs.workers.checkpoint import Checkpoint
+from dljobs.workers.plan import Plan
+from dljobs.workers.progress import Progress
 from dljobs.workers.stored_weights import load_state_dict
 from dljobs.workers.weights import write_state_dict
 
@@ -43,8 +50,11 @@ MAX_MEMORY_MIB = 64
 MIN_CHANGED_SPEED = 5.0
 NUM_CHECKPOINTS = 10
 MAX_CHECKPOINTS_SIZE = 1.1
-_WRITE, _CHANGED, _READ = "write", "write, 1% changed", "read"
+STALLED = ("LeNet", "ResNet-18")  # a ViT-B/16 with Adam's state is 1 GB
+MAX_STALL = 1.25  # of a plain copy of the same tensors
+_WRITE, _CHANGED, _READ, _STALL = "write", "write, 1% changed", "read", "stall"
 _TORCH, _RANKS_FILE, _SQLITE, _POSTGRES = "torch.save/load", "the rank's file", "SQLite", "Postgres"
+_FLOOR, _CLONE, _CHECKPOINT = "floor", "clone()", "a checkpoint"
 # Speeds over torch's, by what is measured.
 GOALS = {(_SQLITE, _WRITE): 0.6, (_POSTGRES, _WRITE): 0.35, (_SQLITE, _READ): 0.5, (_POSTGRES, _READ): 0.3}
 # What decided how blobs are stored and read: 80 to 160 MB of random blobs of 4 MiB, on 2 cores, 3 to 5 rounds.
@@ -94,6 +104,7 @@ def measure(sitting: Sitting) -> Result:
             case = f"{name}, {_size(state_dict) / 1e6:.3g} MB"
             peers: dict[str, Callable[[StateDict], Mapping[str, float]]] = {
                 _TORCH: functools.partial(_with_torch, sitting.folder),
+                _FLOOR: functools.partial(_with_bytes, sitting.folder),
                 _RANKS_FILE: functools.partial(_with_safetensors, sitting.folder),
                 **{peer: functools.partial(_with_store, sitting.folder, store) for peer, store in stores.items()},
             }
@@ -105,6 +116,8 @@ def measure(sitting: Sitting) -> Result:
                     sitting.say(f"{case}: round {number // len(peers) + 1} of {sitting.num_rounds}")
                 for quantity, seconds in peers[peer](state_dict).items():
                     values.add(case, quantity, peer, seconds)
+            if name in STALLED:
+                _measure_stall(sitting, name, values)
         judged = list(stores.items())[: 1 if sitting.is_smoke else None]
         verdicts = [_judge_memory(sitting.folder, peer, store, state_dict) for peer, store in judged]
         if not sitting.is_smoke:
@@ -161,6 +174,27 @@ def _with_torch(folder: Path, state_dict: StateDict) -> dict[str, float]:
     return {_WRITE: write_s, _CHANGED: changed_s, _READ: read_s}
 
 
+def _with_bytes(folder: Path, state_dict: StateDict) -> dict[str, float]:
+    """As many bytes as there are, and as have changed, into a file and onto the disk; out of it into memory."""
+    content = memoryview(os.urandom(_size(state_dict)))
+    memory = bytearray(len(content))
+
+    def save(share: float) -> None:
+        with (folder / "bytes").open("wb", buffering=0) as file:
+            file.write(content[: int(share * len(content))])
+            os.fsync(file.fileno())
+
+    def load() -> None:
+        with (folder / "bytes").open("rb", buffering=0) as file:
+            file.readinto(memory)
+
+    changed_s, _ = _timed(lambda: save(CHANGED_SHARE))
+    write_s, _ = _timed(lambda: save(1.0))
+    load()
+    read_s, _ = _timed(load)
+    return {_WRITE: write_s, _CHANGED: changed_s, _READ: read_s}
+
+
 def _with_safetensors(folder: Path, state_dict: StateDict) -> dict[str, float]:
     def save() -> None:
         write_state_dict(state_dict, {}, folder / "weights.safetensors")
@@ -205,7 +239,45 @@ def _judge(result: Result) -> list[Verdict]:
             claim = f"{each.case}: write of 1% changed on {each.peer}, speed over the first write"
             ratio = median_ratio(first.values, each.values)
             verdicts.append(Verdict(claim, ratio, MIN_CHANGED_SPEED, is_minimum=True))
+    for each in result.series:
+        if each.peer == _CHECKPOINT and (base := result.find(each.case, _STALL, _CLONE)):
+            ratio = median_ratio(each.values, base.values)
+            verdicts.append(Verdict(f"{each.case}: stall of a checkpoint, over clone()", ratio, MAX_STALL))
     return verdicts
+
+
+def _measure_stall(sitting: Sitting, name: str, values: Values) -> None:
+    """How long the training waits for a checkpoint, with the state of Adam, beside a copy of the same tensors."""
+    model = CASES[name]()
+    optimizer = torch.optim.Adam(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    spec = prepare(Request("lenet"), "benchmark").spec
+    plan = Plan(steps=1, epochs=1, num_samples=1, batch_size=1, seed=0)
+    folder = sitting.folder / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    writer = ArtifactWriter(folder, EventWriter(folder / "events"))
+
+    def clone() -> object:
+        states = optimizer.state_dict()["state"].values()
+        tensors = [*model.state_dict().values(), *(tensor for state in states for tensor in state.values())]
+        return [tensor.detach().clone() for tensor in tensors]
+
+    def checkpoint() -> None:
+        taken = Checkpoint.capture(model, optimizer, Progress(), [random_state.capture()], spec, plan)
+        writer.write(taken.write, {"kind": "checkpoint", "name": "step-1"})
+
+    waits = {_CLONE: clone, _CHECKPOINT: checkpoint}
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # OpenMP's would spin where others want the processors
+    case = f"{name} and Adam's state, {3 * _size(model.state_dict()) / 1e6:.3g} MB"
+    for number, peer in enumerate(interleaved(list(waits), sitting.num_rounds + 1)):
+        seconds, _ = _timed(waits[peer])
+        writer.flush()  # the disk is given time; an epoch may be shorter, and then the training waits for it
+        if number >= len(waits):
+            values.add(case, _STALL, peer, seconds)
+    torch.set_num_threads(num_threads)
 
 
 def _judge_checkpoints(sitting: Sitting, values: Values, stores: Mapping[str, Store]) -> list[Verdict]:
@@ -272,8 +344,8 @@ BENCHMARK = Benchmark(
         "server with default settings on the same machine. Memory is what a process of its own needs beyond what it "
         "had after its imports."
     ),
-    baselines=(_TORCH,),
+    baselines=(_TORCH, _CLONE),
     num_rounds=9,
     measure=measure,
-    ours=(_SQLITE, _POSTGRES, _RANKS_FILE),
+    ours=(_SQLITE, _POSTGRES, _RANKS_FILE, _CHECKPOINT),
 )
