@@ -60,9 +60,12 @@ class Store:
             return garbage.take_stock(connection)
 
     def settle(self) -> None:
-        """Let SQLite move its log into the file, as a worker does every few seconds."""
+        """Let the database move its log into its tables, as it does in the background every now and then."""
         if self.database.is_sqlite:
             sweep.checkpoint_wal(self.database)
+        else:
+            with self.database.ask() as connection:
+                connection.exec_driver_sql("CHECKPOINT")
 
 
 @contextlib.contextmanager

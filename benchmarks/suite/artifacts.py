@@ -23,11 +23,11 @@ from dljobs.service.submission import Request, prepare
 from dljobs.workers import random_state
 from dljobs.workers.artifacts import ArtifactWriter
 from dljobs.workers.channel import EventWriter
-from dljobs.workers.checkpoint import Checkpoint
+from dljobs.workers.checkpoint import Checkpoint, copy_optimizer
 from dljobs.workers.plan import Plan
 from dljobs.workers.progress import Progress
 from dljobs.workers.stored_weights import load_state_dict
-from dljobs.workers.weights import write_state_dict
+from dljobs.workers.weights import copy_to_host, write_state_dict
 
 T = TypeVar("T")
 StateDict = dict[str, Tensor]
@@ -54,45 +54,14 @@ STALLED = ("LeNet", "ResNet-18")  # a ViT-B/16 with Adam's state is 1 GB
 MAX_STALL = 1.25  # of a plain copy of the same tensors
 _WRITE, _CHANGED, _READ, _STALL = "write", "write, 1% changed", "read", "stall"
 _TORCH, _RANKS_FILE, _SQLITE, _POSTGRES = "torch.save/load", "the rank's file", "SQLite", "Postgres"
-_FLOOR, _CLONE, _CHECKPOINT = "floor", "clone()", "a checkpoint"
+_OVER, _FLOOR, _CLONE, _CHECKPOINT = "torch.save over a file", "floor", "clone()", "a checkpoint"
 # Speeds over torch's, by what is measured.
 GOALS = {(_SQLITE, _WRITE): 0.6, (_POSTGRES, _WRITE): 0.35, (_SQLITE, _READ): 0.5, (_POSTGRES, _READ): 0.3}
-# What decided how blobs are stored and read: 80 to 160 MB of random blobs of 4 MiB, on 2 cores, 3 to 5 rounds.
-TRIED = (
-    "Tried: SQLite's blobs by SELECT instead of through a handle: read at 1.3 instead of 6.7 GB/s.",
-    "Tried: pages of 64 instead of 16 KiB on SQLite: write at 770 instead of 680 MB/s, but 3,500 instead of 9,400 "
-    "small transactions a second (synchronous=NORMAL), and every other table pays for that.",
-    "Tried: COPY instead of INSERT into Postgres: 140 to 220 instead of 190 to 230 MB/s. Either way a blob becomes "
-    "2,100 rows of its TOAST table.",
-    "The store needs more of a processor than a file does (digests, a log, a server), so others' work costs it more. "
-    "In a quieter minute (load average 3, 100 equal tensors of 45 and 350 MB, 5 pairs) write came to 1.04 and 1.17 of "
-    "torch.save's speed on SQLite, 0.55 and 0.39 on Postgres, read to 0.58 and 0.51, 0.33 and 0.11 of torch.load's.",
-    "Profile, 47 MB into Postgres (load average 5): 0.11 s of the server's CPU, 0.06 s ours. Of 520 samples in "
-    "INSERT the server was running in 54%, reading from us in 15%, and in 31% in WALWrite, WalInitWrite, WalInitSync, "
-    "DataFileExtend or DataFileWrite: it writes all bytes twice, to its log and its table.",
-    "Transactions of 16 instead of 4 MiB on Postgres: 4 instead of 20, 23 statements instead of 109, and 59 instead of "
-    "239 calls of psycopg that may wait for the server. While others wanted the same cores such a call took 1.4 ms, "
-    "before that 0.12 ms. One INSERT for all blobs of a transaction, sent as a pipeline, is a part of that.",
-    "Profile, 47 MB into SQLite: 12 blobs by sqlite3 alone took 104 ms beside 98 ms for a file with fsync (26 and 7 ms "
-    "of CPU); the store took 76 ms of CPU, now 69: the rest is SQLAlchemy in 108 statements, copies, 5 ms of BLAKE3.",
-    "Profile, reads: 47 MB from SQLite 18 instead of 25 ms of CPU, since the rowids are asked for without SQLAlchemy; "
-    "0.25 MB in 1 instead of 3 transactions, on Postgres 10 instead of 34 calls that may wait, because what is small "
-    "comes with its list, outside a transaction. What is left is the pool's ping and two queries.",
-    "Tried without gain, 48 MB into SQLite: a cache of 12 MB without spilling (115 ms instead of 104), fdatasync of "
-    "the log by a thread meanwhile (122), posix_fadvise to begin writing early (121).",
-    "Tried with little gain: the file's bytes mapped, or read into one buffer again and again, before they are hashed: "
-    "6 to 7 instead of 8 ms of CPU for 47 MB. A mapped file that shrinks would kill the worker.",
-    "Tried without gain: a small artifact's bytes in the query for its list. SQLAlchemy takes bytea as text.",
-    "An earlier sitting with this code, others using 86% of the machine: write on SQLite 1.79, 0.54, 0.45, on "
-    "Postgres 0.43, 0.27, 0.25; read 0.77, 0.23, 0.54 and 0.05, 0.18, 0.21; 1% changed 1.2, 2.8, 6.0; 1.8, 6.6, 8.4.",
-    "1% changed of 0.25 MB is one commit like the whole: both wait for the disk once, and need the same round trips. "
-    "At 47 MB it reads and hashes the whole file, and waits once for the disk.",
-)
 
 
 def measure(sitting: Sitting) -> Result:
     """Every size with every peer; then what storing and loading the largest takes in memory."""
-    values, notes = Values(), list(TRIED)
+    values, notes = Values(), list[str]()
     with contextlib.ExitStack() as stack:
         stores = {_SQLITE: stack.enter_context(sqlite_store(sitting.folder / "s"))}
         try:
@@ -104,6 +73,7 @@ def measure(sitting: Sitting) -> Result:
             case = f"{name}, {_size(state_dict) / 1e6:.3g} MB"
             peers: dict[str, Callable[[StateDict], Mapping[str, float]]] = {
                 _TORCH: functools.partial(_with_torch, sitting.folder),
+                _OVER: functools.partial(_with_torch_over, sitting.folder),
                 _FLOOR: functools.partial(_with_bytes, sitting.folder),
                 _RANKS_FILE: functools.partial(_with_safetensors, sitting.folder),
                 **{peer: functools.partial(_with_store, sitting.folder, store) for peer, store in stores.items()},
@@ -156,39 +126,62 @@ def _timed(action: Callable[[], T]) -> tuple[float, T]:
 def _with_torch(folder: Path, state_dict: StateDict) -> dict[str, float]:
     path = folder / "weights.pt"
 
-    def save() -> None:
-        with path.open("wb") as file:
-            torch.save(state_dict, file)
-            file.flush()
-            os.fsync(file.fileno())
-
     def load() -> object:
         return torch.load(path, weights_only=True)
 
     _train(state_dict)
-    write_s, _ = _timed(save)
+    _remove(path)
+    write_s, _ = _timed(lambda: _torch_save(state_dict, path))
     _train(state_dict, CHANGED_SHARE)
-    changed_s, _ = _timed(save)
+    _remove(path)
+    changed_s, _ = _timed(lambda: _torch_save(state_dict, path))
     load()
     read_s, _ = _timed(load)
     return {_WRITE: write_s, _CHANGED: changed_s, _READ: read_s}
 
 
+def _with_torch_over(folder: Path, state_dict: StateDict) -> dict[str, float]:
+    path = folder / "over.pt"
+    if not path.exists():
+        _torch_save(state_dict, path)
+    _train(state_dict)
+    write_s, _ = _timed(lambda: _torch_save(state_dict, path))
+    return {_WRITE: write_s}
+
+
+def _torch_save(state_dict: StateDict, path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(state_dict, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    """So that the file system has nothing to give back while the next file is written: that can take longer."""
+    path.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
 def _with_bytes(folder: Path, state_dict: StateDict) -> dict[str, float]:
     """As many bytes as there are, and as have changed, into a file and onto the disk; out of it into memory."""
+    path = folder / "bytes"
     content = memoryview(os.urandom(_size(state_dict)))
     memory = bytearray(len(content))
 
     def save(share: float) -> None:
-        with (folder / "bytes").open("wb", buffering=0) as file:
+        with path.open("wb", buffering=0) as file:
             file.write(content[: int(share * len(content))])
             os.fsync(file.fileno())
 
     def load() -> None:
-        with (folder / "bytes").open("rb", buffering=0) as file:
+        with path.open("rb", buffering=0) as file:
             file.readinto(memory)
 
+    _remove(path)
     changed_s, _ = _timed(lambda: save(CHANGED_SHARE))
+    _remove(path)
     write_s, _ = _timed(lambda: save(1.0))
     load()
     read_s, _ = _timed(load)
@@ -196,13 +189,13 @@ def _with_bytes(folder: Path, state_dict: StateDict) -> dict[str, float]:
 
 
 def _with_safetensors(folder: Path, state_dict: StateDict) -> dict[str, float]:
-    def save() -> None:
-        write_state_dict(state_dict, {}, folder / "weights.safetensors")
-
+    path = folder / "weights.safetensors"
     _train(state_dict)
-    write_s, _ = _timed(save)
+    _remove(path)
+    write_s, _ = _timed(lambda: write_state_dict(state_dict, {}, path))
     _train(state_dict, CHANGED_SHARE)
-    changed_s, _ = _timed(save)
+    _remove(path)
+    changed_s, _ = _timed(lambda: write_state_dict(state_dict, {}, path))
     return {_WRITE: write_s, _CHANGED: changed_s}
 
 
@@ -210,10 +203,12 @@ def _with_store(folder: Path, store: Store, state_dict: StateDict) -> dict[str, 
     path = folder / "weights.safetensors"
     store.empty()
     _train(state_dict)
+    _remove(path)
     write_state_dict(state_dict, {}, path)
     write_s, _ = _timed(lambda: store.put("first", path))
     store.settle()
     _train(state_dict, CHANGED_SHARE)
+    _remove(path)
     write_state_dict(state_dict, {}, path)
     changed_s, artifact_id = _timed(lambda: store.put("second", path))
     store.settle()
@@ -265,7 +260,8 @@ def _measure_stall(sitting: Sitting, name: str, values: Values) -> None:
         return [tensor.detach().clone() for tensor in tensors]
 
     def checkpoint() -> None:
-        taken = Checkpoint.capture(model, optimizer, Progress(), [random_state.capture()], spec, plan)
+        copies = copy_to_host(model.state_dict()), copy_optimizer(optimizer)
+        taken = Checkpoint.of(*copies, Progress(), [random_state.capture()], spec, plan)
         writer.write(taken.write, {"kind": "checkpoint", "name": "step-1"})
 
     waits = {_CLONE: clone, _CHECKPOINT: checkpoint}
@@ -336,12 +332,17 @@ BENCHMARK = Benchmark(
     title="Weights into the store and out of it",
     about=(
         "State_dicts with the shapes of three models and random values. **write**: a whole file to the last durable "
-        "commit, with digests, on a fresh store; ranks write that file first (**the rank's file**: safetensors, fsync, "
-        "rename), and the upload runs beside the training. **1% changed**: the same again, with new values in tensors "
-        "that are 1% of the bytes. **read**: to tensors in memory, each byte verified, file or database in the page "
-        "cache. torch.save and torch.load are a plain file with fsync, and neither verifies anything. SQLite's log "
-        "is moved into its file between the measurements, as a worker does it in the background; Postgres is a private "
-        "server with default settings on the same machine. Memory is what a process of its own needs beyond what it "
+        "commit, with digests, on a fresh store; ranks write that file first (**the rank's file**: safetensors, "
+        "fsync, rename), and the upload runs beside the training. **1% changed**: the same again, with new values "
+        "in tensors that are 1% of the bytes. **read**: to tensors in memory of their own, each byte verified, file "
+        "or database in the page cache. torch.save and torch.load are a plain file with fsync; both copy every "
+        "byte, and neither verifies anything. All files are new ones, whose forerunners were removed before; **over "
+        "a file** is what a script pays that has one name for all. **floor**: as many bytes, from memory to a file "
+        "and the disk, and back into memory that the process has already; of what has changed, only that. Databases "
+        "move their logs into their tables between the measurements, as they do in the background otherwise; "
+        "Postgres is a private server with default settings on the same machine. **stall**: how long the training "
+        "waits when a checkpoint is taken, with random state and the hand-over to the thread that writes it, beside "
+        "a plain copy of the same tensors on one thread. Memory is what a process of its own needs beyond what it "
         "had after its imports."
     ),
     baselines=(_TORCH, _CLONE),

@@ -92,3 +92,14 @@ def test_data_parallel_splits_a_batch() -> None:
     model = torch.nn.DataParallel(Seen().cuda(), device_ids=[0, 0])
     assert model(torch.zeros(9, 1, 32, 32, device="cuda")).shape == (9, 10)
     assert sorted(seen) == [4, 5]
+
+
+def test_stored_weights_come_straight_onto_the_gpu(tmp_path: Path) -> None:
+    import torch
+
+    from dljobs.workers.stored_weights import load_state_dict
+    from tests.unit.test_stored_weights import STATE_DICT, stored
+
+    found = load_state_dict(stored(STATE_DICT, tmp_path), "cuda")
+    assert {tensor.device.type for tensor in found.values()} == {"cuda"}
+    assert all(torch.equal(found[name].cpu(), tensor) for name, tensor in STATE_DICT.items())
