@@ -1,4 +1,4 @@
-"""Commands load what they need and no more: a client has no torch, and `status` does not wait for Celery."""
+"""Commands load what they need and no more: no client has torch, and the commonest do not wait for SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -16,16 +16,9 @@ HEAVY = {"torch", "torchvision", "numpy", "matplotlib", "alembic", "sklearn", "s
 BROKER = {"celery", "kombu", "redis"}
 TERMINAL = {"rich"}
 DATABASE = {"sqlalchemy"}
-# What a client on SQLite that looks at finished jobs has no use for, in the order of what importing it costs.
-UNUSED = {
-    "sqlalchemy.dialects.postgresql",
-    "dljobs.service.scheduling.planning",
-    "dljobs.service.sets",
-    "psutil",
-    "dljobs.service.artifacts",
-    "dljobs.service.blobs",
-    "dljobs.service.garbage",
-}
+# What takes longer to load than all that these commands do, and the standard library that comes with it.
+LIGHT = HEAVY | BROKER | TERMINAL | DATABASE | {"asyncio", "email", "importlib.metadata", "psutil", "ssl"}
+PLAN = {"dljobs.service.scheduling.planning"}
 SCRIPT = """
 import sys
 from dljobs.service.cli import run
@@ -59,13 +52,13 @@ def loaded_by(arguments: str, environment: dict[str, str]) -> tuple[int, set[str
         ("config --json", 0, HEAVY | BROKER | TERMINAL | DATABASE),
         ("models", 0, HEAVY | BROKER | TERMINAL),
         ("completion bash", 0, HEAVY | BROKER | TERMINAL | DATABASE),
-        ("submit lenet --dry-run", 0, HEAVY | BROKER | TERMINAL),
-        ("status", 0, HEAVY | BROKER | TERMINAL | UNUSED),  # as long as no job waits
-        ("submit lenet --gpus 2", 0, HEAVY | BROKER | TERMINAL),
-        ("submit lenet --hold", 0, HEAVY | BROKER | TERMINAL),
+        ("submit lenet --dry-run", 0, LIGHT),
+        ("status", 0, LIGHT | PLAN),  # as long as no job waits
+        ("submit lenet --gpus 2", 0, LIGHT),
+        ("submit lenet --hold --after 1 --idempotency-key k", 0, LIGHT),
         ("cancel 1", 0, HEAVY | BROKER | TERMINAL),
-        ("logs 1", 0, HEAVY | BROKER | TERMINAL),
-        ("status --json", 0, HEAVY | BROKER | TERMINAL),
+        ("logs 1", 0, LIGHT),
+        ("status --json", 0, LIGHT),
         ("show 1", 0, HEAVY | BROKER | TERMINAL),
         ("why 1", 0, HEAVY | BROKER | TERMINAL),
         ("wait 1", 103, HEAVY | BROKER | TERMINAL),
@@ -79,3 +72,11 @@ def test_what_a_command_loads(environment: dict[str, str], arguments: str, code:
     found, loaded = loaded_by(arguments, environment)
     assert found == code
     assert loaded & without == set()
+
+
+def test_what_a_completion_loads(environment: dict[str, str]) -> None:
+    typed = {"_DLJOBS_COMPLETE": "bash_complete", "COMP_WORDS": "dljobs submit lene", "COMP_CWORD": "2"}
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, env=environment | typed, capture_output=True, text=True, check=True)
+    assert "plain,lenet" in done.stdout.split()
+    assert set(done.stderr.split()) & (LIGHT - {"email", "importlib.metadata"}) == set(), "installed models are asked"
