@@ -8,10 +8,14 @@ of them. It does not know what is summed.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
+import platform
 import select
+import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -22,9 +26,14 @@ MOST_RANKS = 8
 _SLOT_BYTES = 4 << 20  # a large tensor goes through in pieces that stay in the processor's cache
 _PAGE = 4096
 _COUNTER_STRIDE = 8  # in numbers of 8 bytes: each rank's counter has a cache line to itself
-# How often a rank looks for the others before it lets go of the processor at each look, and before it sleeps instead.
-_NUM_SPINS, _NUM_YIELDS = 200, 2_000
-_SLEEP_S = 0.0002
+# A rank looks out for the others for so long, as most are there by then, and then sleeps until they wake it.
+_AWAKE_S = 0.00005
+_LOOK_AROUND_S = 0.1  # asleep, it looks so often whether they all live
+# futex(2) has no place in the standard library; on other processors gloo has to do.
+_SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
+_FUTEX_WAIT, _FUTEX_WAKE = 0, 1
+_EVERYBODY = 0x7FFF_FFFF
+_LIBC = ctypes.CDLL(None)
 
 
 class SharedSum:
@@ -38,10 +47,12 @@ class SharedSum:
         self._world_size = world_size
         self._round = 0
         self._arrived = memoryview(mapped).cast("q")[: world_size * _COUNTER_STRIDE : _COUNTER_STRIDE]
+        shared = torch.frombuffer(mapped, dtype=torch.uint8)
+        self._counters_at = shared.data_ptr()
         # Two sets in turns: whoever fills one knows that all have read it, since they have come for the other.
-        self._slots = torch.frombuffer(mapped, dtype=torch.uint8)[_PAGE:].view(2, world_size, _SLOT_BYTES)
+        self._slots = shared[_PAGE:].view(2, world_size, _SLOT_BYTES)
         # Readable once its process has ended, however it did.
-        self._others = [os.pidfd_open(pid) for pid in pids if pid != os.getpid()]
+        self._ends = [os.pidfd_open(pid) for pid in pids if pid != os.getpid()]
 
     @classmethod
     def open(cls, rank: int, world_size: int, gather: Callable[[str], list[str]]) -> SharedSum | None:
@@ -50,7 +61,7 @@ class SharedSum:
         Args:
             gather: gives each rank the texts of all, in order.
         """
-        if world_size > MOST_RANKS or not hasattr(os, "memfd_create"):
+        if world_size > MOST_RANKS or sys.platform != "linux" or platform.machine() not in _SYS_FUTEX:
             return None
         memory = _make(world_size) if rank == 0 else -1
         abouts = [json.loads(text) for text in gather(json.dumps([os.getpid(), memory]))]
@@ -104,16 +115,28 @@ class SharedSum:
         """
         self._round += 1
         self._arrived[self._rank] = self._round
-        num_looks = 0
-        while min(self._arrived) < self._round:
-            num_looks += 1
-            if num_looks <= _NUM_SPINS:
-                continue
-            if num_looks <= _NUM_YIELDS:
-                os.sched_yield()
-            # Its last act may have been to arrive.
-            elif select.select(self._others, [], [], _SLEEP_S)[0] and min(self._arrived) < self._round:
-                raise ConnectionError("connection was closed: another rank has ended")
+        self._futex(self._rank, _FUTEX_WAKE, _EVERYBODY)
+        awake_until = time.perf_counter() + _AWAKE_S
+        for other in range(self._world_size):
+            while (seen := self._arrived[other]) < self._round:
+                if time.perf_counter() > awake_until:
+                    self._sleep_until_news_of(other, seen)
+
+    def _sleep_until_news_of(self, other: int, seen: int) -> None:
+        self._futex(other, _FUTEX_WAIT, seen & 0xFFFF_FFFF, _Timespec(0, int(_LOOK_AROUND_S * 1e9)))
+        # Its last act may have been to arrive.
+        if self._arrived[other] == seen and select.select(self._ends, [], [], 0)[0] and self._arrived[other] == seen:
+            raise ConnectionError("connection was closed: another rank has ended")
+
+    def _futex(self, rank: int, operation: int, value: int, timeout: _Timespec | None = None) -> None:
+        """Wake who sleeps on a rank's counter, or sleep while its lower half is `value`; others' memory counts, too."""
+        address = ctypes.c_void_p(self._counters_at + rank * _COUNTER_STRIDE * 8)
+        until = None if timeout is None else ctypes.byref(timeout)
+        _LIBC.syscall(_SYS_FUTEX[platform.machine()], address, operation, ctypes.c_uint32(value), until, None, 0)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
 def _make(world_size: int) -> int:
