@@ -125,13 +125,13 @@ def _look_for_a_hang_up(connection: Any, _record: Any, _proxy: Any) -> None:
     A server that has been asked nothing says nothing unless it ends, so this takes no round trip, as a ping does.
     """
     poll = select.poll()
-    poll.register(connection.pgconn.socket, select.POLLIN)
-    if poll.poll(0):
-        try:
+    try:
+        poll.register(connection.pgconn.socket, select.POLLIN)  # which one that is closed has not
+        if poll.poll(0):
             connection.execute("SELECT 1")
             connection.rollback()
-        except connection.Error as error:
-            raise InvalidatePoolError from error
+    except connection.Error as error:
+        raise InvalidatePoolError from error
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

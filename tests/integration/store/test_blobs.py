@@ -179,6 +179,27 @@ def test_a_damaged_blob_is_mended_by_the_next_artifact_that_has_it(
     assert count(database)["blobs"] == NUM_BLOBS
 
 
+def test_a_blob_that_is_collected_after_it_was_found_is_stored_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_blobs(monkeypatch)
+    _job, key = start(database)
+    path = write_file(tmp_path)
+    first = put(database, key, path, "first")
+    known = blobs_module.known
+
+    def collect_after(*args: Any) -> set[str]:
+        found = known(*args)
+        ArtifactStore(database).drop(key, [first])
+        assert len(found) == NUM_BLOBS
+        assert count(database)["blobs"] == 0
+        return found
+
+    monkeypatch.setattr(blobs_module, "known", collect_after)
+    assert read(database, put(database, key, path, "second")) == path.read_bytes()
+    assert count(database) == {"artifacts": 1, "artifact_blobs": NUM_BLOBS, "blobs": NUM_BLOBS}
+
+
 # Bounds
 
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import create_engine, func, select, text
 
 from dljobs.errors import DljobsError, NotAllowed, StorageFull, Unreachable, UsageError
-from dljobs.service import jobs, new_jobs, schema, sweep
+from dljobs.service import blobs, jobs, new_jobs, schema, sweep
 from dljobs.service.database import Database, open_database
 from dljobs.service.settings import Settings, mask
 from tests.databases import PostgresServer, settings_for
@@ -312,6 +312,22 @@ def test_a_connection_that_the_server_ended_is_replaced(postgres_server: Postgre
         new_jobs.insert_job(connection, new_job())
     says(caught.value, "does not answer")
     submit(database)
+    other.dispose()
+    database.close()
+
+
+def test_a_connection_that_ended_in_a_query_of_the_drivers_own(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    """It is explained as if it were SQLAlchemy's query, and replaced."""
+    database = open_database(settings_for(tmp_path, postgres_server.url_of_new_database(migrated=True)))
+    other = create_engine(database.url)
+    with pytest.raises(Unreachable) as caught, database.ask() as connection:
+        [row] = blobs.read_rows(connection, "SELECT pg_backend_pid() AS pid WHERE 1 = ?", 1)
+        with other.connect() as killer:
+            killer.exec_driver_sql(f"SELECT pg_terminate_backend({row['pid']}, 10000)")
+        blobs.read_rows(connection, "SELECT 1 WHERE 1 = ?", 1)
+    says(caught.value, "does not answer")
+    with database.ask() as connection:
+        assert blobs.read_rows(connection, "SELECT 7 AS seven WHERE 1 = ?", 1) == [{"seven": 7}]
     other.dispose()
     database.close()
 
