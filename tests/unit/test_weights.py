@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,28 @@ def test_a_full_disk_is_known_by_safetensors_own_error(tmp_path: Path, monkeypat
     with pytest.raises(StorageFull):
         save(Tied(), tmp_path / "weights.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_go_on_while_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes it does not hold the interpreter: the thread of the steps is not kept waiting for the disk."""
+    tensors = {"large": torch.zeros(25 * 2**20)}
+    writing = threading.Event()
+    save_file = weights.save_file
+
+    def save(*args: Any, **options: Any) -> None:
+        writing.set()
+        try:
+            save_file(*args, **options)
+        finally:
+            writing.clear()
+
+    monkeypatch.setattr(weights, "save_file", save)
+    thread = threading.Thread(target=weights.write_tensors, args=(tmp_path / "file", tensors, {}))
+    thread.start()
+    num_steps = 0
+    assert writing.wait(30)
+    while writing.is_set():
+        time.sleep(0.0005)
+        num_steps += 1
+    thread.join()
+    assert num_steps > 8  # of a hundred; 3 where it is held
