@@ -22,7 +22,7 @@ from dljobs.models.datasets.prepared import prepared
 from dljobs.service.submission import Request
 
 MIN_RATIO = 0.98  # of the shortest loop by hand, on one rank
-MIN_SPEEDUP = 1.45  # of two ranks over one
+MIN_SPEEDUP = 1.45  # of two ranks over the loop by hand on one
 TUTORIAL_STEPS, WHOLE_TUTORIAL = 2_000, 25_000
 _SPEED = "samples/s"
 _HAND, _DLJOBS, _ALONE = "tensors, by hand", "dljobs", "processes that do not speak"
@@ -169,10 +169,13 @@ def _judge(values: Values, notes: list[str]) -> Result:
         ratio = result.ratio(each, _HAND)
         if each.peer == _DLJOBS and ratio is not None and "2 ranks" not in each.case:
             verdicts.append(Verdict(f"{each.case}: dljobs over the loop by hand", ratio, MIN_RATIO, is_minimum=True))
-        one = result.find(each.case.replace("2 ranks", "1 rank"), _SPEED, _DLJOBS)
-        if each.peer == _DLJOBS and "2 ranks" in each.case and one is not None:
-            speedup = each.median / one.median
-            verdicts.append(Verdict(f"{each.case}: dljobs over its one rank", speedup, MIN_SPEEDUP, is_minimum=True))
+        if each.peer != _DLJOBS or "2 ranks" not in each.case:
+            continue
+        for peer, what in ((_HAND, "the loop by hand on one rank"), (_DLJOBS, "its one rank")):
+            one = result.find(each.case.replace("2 ranks", "1 rank"), _SPEED, peer)
+            if one is not None:
+                speedup = each.median / one.median
+                verdicts.append(Verdict(f"{each.case}: dljobs over {what}", speedup, MIN_SPEEDUP, is_minimum=True))
     return Result(result.series, tuple(verdicts), tuple(notes))
 
 
@@ -184,7 +187,8 @@ BENCHMARK = Benchmark(
         "the end of the last epoch; start-up and loading are left out for all. Everybody evaluates after each epoch. "
         "**dljobs** is a job of a running service, so that its figure has everything in it that the others do not do: "
         "losses of every step and progress reported into SQL, and after each epoch two files, weights and a checkpoint "
-        "(synced to the disk in the background, but waited for at the end). **Tensors, by hand**: the shortest loop "
+        "(written in the background, but waited for at the end); its LeNets lie channels-last in memory, as the zoo "
+        "declares them. **Tensors, by hand**: the shortest loop "
         "over tensors in memory, batches by index, saving and telling nothing; on two ranks under torchrun and DDP. "
         "**DataLoader** reads the loss by `.item()` in each step, as the tutorials do. **Lightning** saves a "
         "checkpoint after each epoch, **Accelerate** and **Ray Train** (with its prepared model and loader) nothing; "
