@@ -113,4 +113,4 @@ def test_steps_go_on_while_a_file_is_written(tmp_path: Path, monkeypatch: pytest
         time.sleep(0.0005)
         num_steps += 1
     thread.join()
-    assert num_steps > 8  # of a hundred; 3 where it is held
+    assert num_steps > 8  # of dozens; it is 3 where the interpreter is held
