@@ -191,6 +191,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "draws": lambda: DynamicNet(NUM_FEATURES, 16, NUM_CLASSES),
     "reads": lambda: Tiny(dropout=0.3),
     "reads-deadly": Tiny,
+    "reads-slow": lambda: Tiny(hook=_is_very_slow),
     "tiny-gloo": Tiny,
     "conv-gloo": Conv,
     "dropout-slow": lambda: Tiny(dropout=0.3, hook=_is_slow),

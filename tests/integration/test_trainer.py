@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dljobs.service.spec import JobSpec, Training
@@ -141,6 +143,17 @@ def test_a_reader_that_is_killed_ends_the_run_and_says_so(launcher: Launcher, tm
     assert (error["exception"], error["failure_class"]) == ("ReaderLost", "killed")
     assert "--set readers=0" in error["hint"]
     assert [end.exitcode for end in launch.exits] == [1]
+
+
+def test_readers_die_with_their_rank(launcher: Launcher, tmp_path: Path) -> None:
+    launch = launcher.launch(write_small(tmp_path, "reads-slow", 1, readers=2, epochs=100), 1)
+    wait_until(lambda: events_of(launch.folder, type_="first_step"), TIMEOUT_S, "the first step")
+    (pid,) = launch.pids
+    readers = psutil.Process(pid).children()
+    assert len(readers) == 2
+    os.kill(pid, signal.SIGKILL)
+    assert launch.wait(TIMEOUT_S)
+    wait_until(lambda: not any(reader.is_running() for reader in readers), TIMEOUT_S, "the readers' end")
 
 
 def test_a_summed_loss_is_the_sum_over_all_ranks(launcher: Launcher, tmp_path: Path) -> None:

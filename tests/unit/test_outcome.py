@@ -61,6 +61,13 @@ def test_a_kill_for_want_of_memory_is_said_so() -> None:
     assert classify(evidence).failure is FailureClass.OOM
 
 
+@pytest.mark.parametrize(("num_kills", "failure"), [(0, FailureClass.KILLED), (1, FailureClass.OOM)])
+def test_so_is_that_of_a_ranks_child(num_kills: int, failure: FailureClass) -> None:
+    errors = [error_of(0, 1.0, failure_class="killed")]
+    outcome = classify(Evidence(exits=[exit_of(0, 1)], errors=errors, out_of_memory_kills=num_kills))
+    assert outcome.failure is failure
+
+
 def test_a_hang_tells_where_the_ranks_stood_and_keeps_its_evidence() -> None:
     places = {1: "hang (net.py:40)", 0: "all_reduce (strategies.py:80)"}
     ends = [exit_of(0, -9, was_killed=True), exit_of(1, -9, was_killed=True)]
