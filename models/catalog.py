@@ -153,10 +153,11 @@ def problems() -> list[str]:
     return _installed().problems
 
 
-def zoo_folders() -> list[Path]:
+@functools.cache
+def zoo_folders() -> tuple[Path, ...]:
     """Where the files of the zoo are."""
     here = Path(__file__).parent
-    return [here, here / "datasets"]
+    return here, here / "datasets"
 
 
 def find_model(name: str) -> ModelEntry:
