@@ -1,7 +1,6 @@
 """The overview: what `dljobs status` shows, of jobs, sets, workers and devices at one moment.
 
-It is the command that is called most, so all that it asks is text (`statements.py`); only sets, where there are any,
-are asked of `set_reports.py`.
+It is the command that is called most, so all that it asks is text (`statements.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import offers, views
-from .statements import AnyConnection, AnyDatabase, Row, in_batches, read_now, rows, value, whole
+from .statements import AnyConnection, AnyDatabase, Row, in_batches, read_now, rows, value
 from .states import ENDED_JOBS, PLACED_JOBS, WAITING_JOBS, WorkerState
 from .views import Json
 
@@ -125,11 +124,11 @@ def _plan(connection: AnyConnection, lease_s: float) -> Planned | None:
 def _sets(connection: AnyConnection, most: int, planned: Planned | None) -> list[Json]:
     if value(connection, "SELECT id FROM sets LIMIT 1") is None:
         return []
-    from .set_reports import first_waiting, sets_in
+    from .standing import first_waiting, sets_in
 
     first = first_waiting(planned.plan.order) if planned else {}
     reasons = {set_id: planned.reasons(job_id) for set_id, job_id in first.items() if planned}
-    return sets_in(whole(connection), most, reasons)
+    return sets_in(connection, most, reasons)
 
 
 def _capacity(workers: Sequence[Json]) -> Json:

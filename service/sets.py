@@ -7,11 +7,11 @@ of them happens in one transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dljobs.errors import DljobsError, NotFound, UsageError
@@ -24,12 +24,10 @@ from .failures import FailureClass
 from .halving import Rule
 from .jobs import move_jobs, retry_jobs
 from .new_jobs import NewJob, add_inserted, job_values, resolve_dependencies
-from .scheduling.rows import Condition, Dependency, Progress
 from .states import ENDED_JOBS, LIVE_RUNS, PLACED_JOBS, WAITING_JOBS, JobState
-from .tables import jobs, run_parts, runs, set_dependencies, sets, workers
+from .tables import jobs, run_parts, runs, sets, workers
 
 ROWS_AT_ONCE = 1000
-PRUNED = "pruned"  # counted apart from what was cancelled by hand
 
 
 @dataclass(frozen=True)
@@ -145,54 +143,6 @@ def first_job_id(connection: Connection, set_id: int) -> int:
     """The job of the lowest index."""
     of_set = select(jobs.c.id).where(jobs.c.set_id == set_id).order_by(jobs.c.set_index)
     return int(connection.execute(of_set.limit(1)).scalar_one())
-
-
-def list_sets(connection: Connection, limit: int) -> list[RowMapping]:
-    """The sets that have jobs in the queue or running, and the newest `limit` of the others, the newest first."""
-    active = select(jobs.c.set_id).where(jobs.c.state.in_([*WAITING_JOBS, *PLACED_JOBS]), jobs.c.set_id.is_not(None))
-    found = list(connection.execute(select(sets).where(sets.c.id.in_(active)).order_by(sets.c.id.desc())).mappings())
-    others = select(sets).where(sets.c.id.not_in([row["id"] for row in found])).order_by(sets.c.id.desc()).limit(limit)
-    return found + list(connection.execute(others).mappings())
-
-
-def count_states(connection: Connection, set_ids: Collection[int]) -> dict[int, dict[str, int]]:
-    """How many jobs of each set are in each state; those that were pruned count as that."""
-    grouped = select(jobs.c.set_id, jobs.c.state, jobs.c.failure_class == FailureClass.PRUNED, func.count())
-    query = grouped.where(jobs.c.set_id.in_(set_ids)).group_by(*grouped.selected_columns[:3])
-    found: dict[int, dict[str, int]] = {set_id: dict.fromkeys([*JobState, PRUNED], 0) for set_id in set_ids}
-    for set_id, state, is_pruned, number in connection.execute(query):
-        name = PRUNED if is_pruned and state == JobState.CANCELLED else state
-        found[set_id][name] += number
-    return found
-
-
-def max_parallel(connection: Connection, set_ids: Collection[int]) -> dict[int, int]:
-    """How many jobs of these sets may run at a time, where that is limited."""
-    limited = select(sets.c.id, sets.c.max_parallel).where(sets.c.max_parallel.is_not(None))
-    rows = connection.execute(limited.where(sets.c.id.in_(set_ids))) if set_ids else ()
-    return {row.id: row.max_parallel for row in rows}
-
-
-def list_dependencies(connection: Connection, these: Sequence[int] | None) -> Iterator[tuple[int, Dependency]]:
-    """What these jobs in the queue (None: all) wait for, of sets: each with the id of the job that waits."""
-    query = (
-        select(set_dependencies)
-        .join(jobs, jobs.c.id == set_dependencies.c.job_id)
-        .where(jobs.c.state.in_(WAITING_JOBS), true() if these is None else jobs.c.id.in_(these))
-        .order_by(set_dependencies.c.job_id, set_dependencies.c.after_set_id)
-    )
-    rows = list(connection.execute(query).mappings())
-    counts = count_states(connection, {row["after_set_id"] for row in rows})
-    for row in rows:
-        set_id = row["after_set_id"]
-        yield row["job_id"], Dependency(set_id, Condition(row["condition"]), progress_of(counts[set_id]), is_set=True)
-
-
-def progress_of(counts: Mapping[str, int]) -> Progress:
-    """How far a set is, as what waits for it sees it; a trial that was pruned has done its part."""
-    if any(counts[state] for state in (*WAITING_JOBS, *PLACED_JOBS)):
-        return Progress.PENDING
-    return Progress.FAILED if counts[JobState.FAILED] or counts[JobState.CANCELLED] else Progress.SUCCEEDED
 
 
 # What is asked of all jobs of a set

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from . import offers
+from . import offers, standing
 from .front import read_all, read_front
 from .gpus import CUDA_CONTEXT_BYTES
 from .policy import ServicePolicy, read_policy
@@ -285,14 +285,8 @@ def _dependencies(connection: AnyConnection, these: Sequence[int] | None) -> dic
     for row in rows(connection, query.format(" AND jobs.id IN :these" if some else ""), states=WAITING_JOBS, **some):
         each = Dependency(row["after_id"], Condition(row["condition"]), _progress(row["state"]))
         found[row["job_id"]] = (*found.get(row["job_id"], ()), each)
-    of_sets = (
-        "SELECT 1 FROM set_dependencies JOIN jobs ON jobs.id = set_dependencies.job_id WHERE jobs.state IN :states"
-    )
-    if value(connection, f"{of_sets} LIMIT 1", states=WAITING_JOBS) is not None:
-        from . import sets
-
-        for job_id, each in sets.list_dependencies(whole(connection), these):
-            found[job_id] = (*found.get(job_id, ()), each)
+    for job_id, each in standing.list_dependencies(connection, these):
+        found[job_id] = (*found.get(job_id, ()), each)
     return found
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from benchmarks.benchmark import Benchmark, Sitting, interleaved
 from benchmarks.result import Result, Values, Verdict
 from benchmarks.stores import Store, connect_bare, postgres_store, sqlite_store
-from dljobs.service import sets
+from dljobs.service import sets, standing
 from dljobs.service.doorbell import Doorbell
 from dljobs.service.embedded_redis import EmbeddedRedis
 from dljobs.service.set_submission import enqueue_set, prepare_set
@@ -100,7 +100,7 @@ def _insert_bare(store: Store, rows: Sequence[tuple[str, Sequence[tuple[Any, ...
 def _clear(store: Store) -> None:
     """No round finds more in the queue, or in a log, than the one before."""
     with store.database.write() as connection:
-        for row in sets.list_sets(connection, 0):
+        for row in standing.list_sets(connection, 0):
             sets.cancel_set(connection, row["id"], actor="benchmark")
         for table in _TABLES:
             connection.exec_driver_sql(f"DELETE FROM bare_{table.name}")

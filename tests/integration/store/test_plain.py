@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from dljobs.errors import NotFound, Unreachable, UsageError
-from dljobs.service import log_report, logs, names, overview, runs, schema, statements
+from dljobs.service import log_report, logs, names, overview, runs, schema, sets, statements
 from dljobs.service.database import Database
 from dljobs.service.failures import FailureClass
 from dljobs.service.plain import PlainDatabase, open_plain
+from dljobs.service.set_submission import prepare_set
 from dljobs.service.settings import Settings
 from dljobs.service.statements import NeedsSqlalchemy
+from dljobs.service.submission import Request
+from dljobs.service.variation import Variation
 from tests.databases import settings_for
 from tests.service_world import World
 
@@ -43,6 +46,10 @@ def world(database: Database, database_settings: Settings) -> World:
     world.job(num_devices=8)
     waits = world.job(num_devices=2, priority=70, tags=["lab"])
     world.job(after=[str(waits)], begin="2h")
+    with database.write() as connection:
+        new = prepare_set(Request("lenet"), Variation(array="0-4", max_parallel=1), "ada")
+        set_id, _created = sets.insert_set(connection, new)
+    world.job(after=[f"s{set_id}:any"])
     world.job(held=True)
     return world
 
@@ -65,6 +72,7 @@ def test_the_overview_is_the_same(world: World, plain: PlainDatabase, limit: int
     assert {"starting", "queued", "succeeded"} <= states
     assert [job["reasons"] for job in whole["jobs"] if job["state"] == "queued"]
     assert whole["workers"]["silent"]
+    assert whole["sets"][0]["reasons"]
 
 
 def test_a_log_is_the_same(world: World, plain: PlainDatabase) -> None:
@@ -79,11 +87,11 @@ def test_a_log_is_the_same(world: World, plain: PlainDatabase) -> None:
 
 
 def test_names_mean_the_same(world: World, plain: PlainDatabase) -> None:
-    for text in ("1", "@", "@2"):
+    for text in ("1", "@", "@2", "s1", "s1.3", "s@"):
         with plain.read() as connection, world.database.read() as whole:
             assert names.resolve(connection, text) == names.resolve(whole, text)
     with plain.read() as connection, pytest.raises(NotFound):
-        names.resolve(connection, "s1")
+        names.resolve(connection, "s7")
 
 
 def test_what_is_more_than_text_is_handed_on(world: World, plain: PlainDatabase) -> None:

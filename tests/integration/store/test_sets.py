@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from dljobs.errors import DljobsError, NotFound, UsageError
-from dljobs.service import jobs, new_jobs, sets
+from dljobs.service import jobs, new_jobs, sets, standing
 from dljobs.service.database import Database
 from dljobs.service.dispatch import dispatch
 from dljobs.service.events import list_events
@@ -45,7 +45,7 @@ def test_a_set_is_a_row_and_its_jobs(database: Database) -> None:
     with database.read() as connection:
         row = sets.get_set(connection, set_id)
         assert (row["name"], row["user"], row["num_jobs"], row["max_parallel"]) == ("seeds", "ada", 3, 2)
-        assert sets.count_states(connection, [set_id])[set_id][JobState.QUEUED] == 3
+        assert standing.count_states(connection, [set_id])[set_id][JobState.QUEUED] == 3
         assert [event["kind"] for event in list_events(connection, job_id=members[1])] == ["submitted"]
         with pytest.raises(NotFound, match="there is no set s99"):
             sets.get_set(connection, 99)
@@ -178,7 +178,7 @@ def test_what_is_retried(database: Database) -> None:
     assert [row["state"] for row in rows] == ["failed", "cancelled", "cancelled", "succeeded"]
     assert (rows[2]["failure_class"], rows[2]["reason"]) == ("pruned", "fell behind")
     with database.write() as connection:
-        assert sets.count_states(connection, [set_id])[set_id]["pruned"] == 1
+        assert standing.count_states(connection, [set_id])[set_id]["pruned"] == 1
         assert sets.retry_set(connection, set_id, actor="ada", fresh=True) == 2
     rows = [job_row(database, job_id) for job_id in members]
     assert [row["state"] for row in rows] == ["queued", "queued", "cancelled", "succeeded"]
