@@ -94,11 +94,6 @@ def has_queued(connection: Connection) -> bool:
     return connection.execute(select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).limit(1)).first() is not None
 
 
-def has_waiting(connection: Connection) -> bool:
-    """Whether any job waits, held or not."""
-    return connection.execute(select(jobs.c.id).where(jobs.c.state.in_(WAITING_JOBS)).limit(1)).first() is not None
-
-
 def list_waiting(connection: Connection) -> list[RowMapping]:
     """Jobs in the queue, held ones too: whose they are."""
     columns = (jobs.c.id, jobs.c.state, jobs.c.user, jobs.c.tags_json)

@@ -6,6 +6,7 @@ once more of a whole `Database`; both read and write under the same rules.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from .connecting import BUSY_TIMEOUT_S, POSTGRES_OPTIONS, SQLITE_PRAGMAS, find_f
 from .database_errors import explain
 from .settings import Settings, mask
 from .statements import NeedsSqlalchemy, Row
+
+_SQLITE_URL = re.compile(r"sqlite:///([^:?%#][^?%#]*)")  # of a file, and without options
 
 
 class PlainConnection:
@@ -97,9 +100,10 @@ def open_plain(settings: Settings) -> PlainDatabase:
     Raises:
         NeedsSqlalchemy: its URL asks for more than the driver.
     """
-    if settings.embedded_database:
-        find_file(settings, settings.sqlite_path)
-        return _open_sqlite(settings.sqlite_path)
+    file = _SQLITE_URL.fullmatch(settings.database_url)
+    if settings.embedded_database or file is not None:
+        path = settings.sqlite_path if file is None else Path(file[1])
+        return _open_sqlite(find_file(settings, path))
     if settings.database_url.startswith(("postgres://", "postgresql://")):
         return _open_postgres(settings.database_url)
     raise NeedsSqlalchemy

@@ -130,5 +130,8 @@ def test_no_file_and_no_database(tmp_path: Path) -> None:
     (tmp_path / "dljobs.db").write_bytes(b"no database at all, but a file of some length" * 100)
     with pytest.raises(Unreachable, match="file is not a database"):
         schema.open_checked_plain(settings_for(tmp_path))
-    with pytest.raises(NeedsSqlalchemy):
-        open_plain(settings_for(tmp_path, "sqlite:////tmp/other.db"))
+    with pytest.raises(Unreachable, match="there is no database at /no/such"):
+        open_plain(settings_for(tmp_path, "sqlite:////no/such.db"))
+    for url in ("sqlite:////no/such.db?timeout=5", "sqlite:///:memory:", "sqlite://", "mysql://host/base"):
+        with pytest.raises(NeedsSqlalchemy):
+            open_plain(settings_for(tmp_path, url))
