@@ -54,7 +54,7 @@ def dispatch(
     Returns:
         The parts that wait for their workers to claim them.
     """
-    with database.read() as connection:
+    with database.ask() as connection:
         if not jobs.has_queued(connection):
             return []
     with database.write() as connection:

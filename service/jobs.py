@@ -19,7 +19,7 @@ from .database import update_each
 from .events import record, record_all, record_each
 from .names import MAX_ID
 from .sizes import Size
-from .statements import in_batches
+from .statements import in_batches, value
 from .states import ENDED_JOBS, JOB_TRANSITIONS, PLACED_JOBS, WAITING_JOBS, JobState
 from .tables import jobs
 
@@ -91,7 +91,7 @@ def list_active(
 
 def has_queued(connection: Connection) -> bool:
     """Whether any job may start."""
-    return connection.execute(select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).limit(1)).first() is not None
+    return value(connection, "SELECT 1 FROM jobs WHERE state = :queued LIMIT 1", queued=JobState.QUEUED) is not None
 
 
 def list_waiting(connection: Connection) -> list[RowMapping]:
