@@ -29,8 +29,9 @@ _COUNTER_STRIDE = 8  # in numbers of 8 bytes: each rank's counter has a cache li
 # A rank looks out for the others for so long, as most are there by then, and then sleeps until they wake it.
 _AWAKE_S = 0.00005
 _LOOK_AROUND_S = 0.1  # asleep, it looks so often whether they all live
-# futex(2) has no place in the standard library; on other processors gloo has to do.
-_SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
+# futex(2) has no place in the standard library. Other processors may show a counter before the numbers that it stands
+# for, as x86 never does: there gloo has to do.
+_MACHINE, _SYS_FUTEX = "x86_64", 202
 _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _EVERYBODY = 0x7FFF_FFFF
 _LIBC = ctypes.CDLL(None)
@@ -61,7 +62,7 @@ class SharedSum:
         Args:
             gather: gives each rank the texts of all, in order.
         """
-        if world_size > MOST_RANKS or sys.platform != "linux" or platform.machine() not in _SYS_FUTEX:
+        if world_size > MOST_RANKS or sys.platform != "linux" or platform.machine() != _MACHINE:
             return None
         memory = _make(world_size) if rank == 0 else -1
         abouts = [json.loads(text) for text in gather(json.dumps([os.getpid(), memory]))]
@@ -132,7 +133,7 @@ class SharedSum:
         """Wake who sleeps on a rank's counter, or sleep while its lower half is `value`; others' memory counts, too."""
         address = ctypes.c_void_p(self._counters_at + rank * _COUNTER_STRIDE * 8)
         until = None if timeout is None else ctypes.byref(timeout)
-        _LIBC.syscall(_SYS_FUTEX[platform.machine()], address, operation, ctypes.c_uint32(value), until, None, 0)
+        _LIBC.syscall(_SYS_FUTEX, address, operation, ctypes.c_uint32(value), until, None, 0)
 
 
 class _Timespec(ctypes.Structure):
