@@ -142,7 +142,8 @@ class Keeper:
 
     def _renew(self, old: ForkServer, reason: str) -> ForkServer:
         """Another beside one that has drifted, or that one if it cannot be had."""
-        log.info("another forkserver is being warmed: %s. Until then jobs start from forkserver %d", reason, old.pid)
+        # Warnings, for Celery shows nothing below.
+        log.warning("another forkserver is being warmed: %s. Until then jobs start from forkserver %d", reason, old.pid)
         try:
             server = self._put_in_service(self._warm_one(self._drift.seen), instead_of=old)
         except DljobsError as error:
@@ -150,7 +151,7 @@ class Keeper:
             if not self._is_closed:
                 log.error("jobs go on with what forkserver %d has loaded: %s", old.pid, error.message)
             return old
-        log.info("jobs start from forkserver %d now", server.pid)
+        log.warning("jobs start from forkserver %d now", server.pid)
         return server
 
     def _start_one(self) -> ForkServer:
