@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -45,12 +46,12 @@ def main(arguments: Sequence[str]) -> int:
     console.print(f"{machine}\n{load}", style="bold red" if load.is_loaded else "", highlight=False)
     reports, has_failed = list[Report](), False
     try:
-        with tempfile.TemporaryDirectory(prefix="dljobs-bench-") as environments:
+        with _temporary_folder() as folder:
             for benchmark in chosen:
                 rounds = options.repeat or (1 if options.smoke else benchmark.num_rounds)
                 others = OtherWork()
                 try:
-                    result = _run(benchmark, rounds, options, Path(environments), errors)
+                    result = _run(benchmark, rounds, options, folder, errors)
                 except (BenchmarkError, DljobsError) as error:  # the others can do without it
                     errors.print(f"{benchmark.name}: {error}", style="red", markup=False, highlight=False)
                     has_failed = True
@@ -77,19 +78,26 @@ def _write_results(report: Report) -> None:
     RESULTS.write_text(merge_markdown(RESULTS.read_text() if RESULTS.exists() else "", [report]))
 
 
-def _run(
-    benchmark: Benchmark, num_rounds: int, options: argparse.Namespace, environments: Path, console: Console
-) -> Result:
+def _run(benchmark: Benchmark, num_rounds: int, options: argparse.Namespace, folder: Path, console: Console) -> Result:
     def say(text: str) -> None:
         console.print(f"{benchmark.name}: {text}", style="dim", highlight=False)
 
+    with tempfile.TemporaryDirectory(prefix="sitting-", dir=folder) as ours:
+        environments = folder / "environments"
+        return benchmark.measure(Sitting(Path(ours), environments, num_rounds, options.smoke, say, options.long))
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Of the whole command. torchrun, inductor and multiprocessing leave folders in the temp folder of whoever starts
+    them, and torch does in our own: theirs is in it.
+    """
     with tempfile.TemporaryDirectory(prefix="dljobs-bench-") as name:
-        ours, for_others = Path(name) / "sitting", Path(name) / "tmp"
-        ours.mkdir()
-        for_others.mkdir()
-        # torchrun, inductor and multiprocessing leave folders in the temp folder of whoever starts them.
-        os.environ["TMPDIR"] = str(for_others)
-        return benchmark.measure(Sitting(ours, environments, num_rounds, options.smoke, say, options.long))
+        folder = Path(name)
+        for each in ("environments", "tmp"):
+            (folder / each).mkdir()
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+        yield folder
 
 
 def _parse(arguments: Sequence[str], found: dict[str, Benchmark]) -> argparse.Namespace:
