@@ -7,6 +7,7 @@ token; when the token is refused it kills the ranks and says nothing more.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -97,7 +98,7 @@ class Supervisor:
         self._has_told_start = self._has_told_stop = self._has_lost_a_part = False  # in a gang
         self._asked = Control()  # of the ranks
         self._checkpoint_asked = 0.0  # when somebody last asked for one
-        self._kill_at: float | None = None  # monotonic
+        self._kill_at = math.inf  # monotonic
         self._abandoned = threading.Event()
         self._launch: Launch | None = None
         self._deadline = self._time_limit()
@@ -113,8 +114,7 @@ class Supervisor:
             self._evidence.stop, self._evidence.stopped_because = why, because
             if self._is_head:
                 self._reports.say(f"asked to stop: {because or why}")
-        kill_at = time.monotonic() + (0.0 if at_once else self._grace_s)
-        self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
+        self._kill_at = min(self._kill_at, time.monotonic() + (0.0 if at_once else self._grace_s))
 
     def request_checkpoint(self, asked_at: float) -> None:
         """Ask the ranks for a checkpoint at a step they agree on; they go on after it."""
@@ -129,15 +129,14 @@ class Supervisor:
         """Whether rank 0 is here, which hears what is asked of all ranks, and tells of their training."""
         return self._gang is None or self._gang.is_head
 
-    def _time_limit(self) -> float | None:
+    def _time_limit(self) -> float:
         limit_s = self.assignment.job["time_limit_s"]
-        return None if limit_s is None or not self._is_head else time.monotonic() + limit_s
+        return math.inf if limit_s is None or not self._is_head else time.monotonic() + float(limit_s)
 
     def run(self) -> None:
         """From the folder to the end of the run; returns once its ranks are gone, and nothing of it lies around."""
         try:
             outcome = self._run_ranks()
-            # All of it is in the database: once the job has ended, nothing of it lies around.
             shutil.rmtree(self._folder.path, ignore_errors=True)
             if outcome is None:
                 self._leave_the_end_to_the_head()
@@ -199,12 +198,12 @@ class Supervisor:
     def _attend_until_ended(self, launch: Launch) -> None:
         while not launch.wait_for_news(POLL_S):
             self._pass_on()
-            if self._deadline is not None and time.monotonic() > self._deadline and self._evidence.stop is None:
+            if time.monotonic() > self._deadline and self._evidence.stop is None:
                 self.request_stop(FailureClass.TIME_LIMIT)
             self._heed_other_parts()
             self._ask_ranks()
             self._end_if_hung()
-            if self._kill_at is not None and time.monotonic() > self._kill_at:
+            if time.monotonic() > self._kill_at:
                 launch.kill()
         self._evidence.exits = launch.exits
         self._evidence.launch_error = launch.error
@@ -234,8 +233,7 @@ class Supervisor:
             self.request_stop(gang.stop)
         if gang.broken and not self._has_lost_a_part:
             self._has_lost_a_part = True
-            kill_at = time.monotonic() + LAST_WORDS_S
-            self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
+            self._kill_at = min(self._kill_at, time.monotonic() + LAST_WORDS_S)
 
     def _await_other_parts(self, gang: Gang) -> None:
         """Wait until all ranks of the run are gone, everywhere; a node that is lost ends the wait with the run."""
