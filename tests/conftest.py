@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from dljobs.service.database import Database, open_database
 from dljobs.service.settings import Settings
 from tests.databases import PostgresServer, make_sqlite_template, settings_for, start_postgres
 from tests.redis_server import RedisServer
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start and send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

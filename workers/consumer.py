@@ -30,6 +30,9 @@ from .worker import Worker
 RESTART_AFTER_S = 0.5
 RESTART_GROWTH = 1.2
 RESTART_WITHIN_S = 30.0
+# Rings that are answered at a time. One would do; but with as many on the way Celery stops listening, and its loop does
+# not notice their end before its next look, up to a second later. Threads that are never needed are never started.
+NUM_THREADS = 8
 _TOKEN = re.compile("[0-9a-f]{1,64}")
 
 logger = logging.getLogger(__name__)
@@ -100,7 +103,7 @@ class Consumer:
         return self._app.Worker(
             hostname=self._worker.name,
             pool="threads",
-            concurrency=2,
+            concurrency=NUM_THREADS,
             quiet=True,
             loglevel="WARNING",
             without_gossip=True,
